@@ -1,0 +1,89 @@
+"""What the edge shall do, imperative. Every event is answered by exactly one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from extproc.core.routing import Chain
+from extproc.ledger.port import Hold, Standing
+from extproc.policy.snapshot import Target
+from extproc.values.dialect import Dialect, Operation
+from extproc.values.limit import Amounts
+from extproc.values.refusal import Refusal
+
+
+class AwaitBody(NamedTuple):
+    """The headers are in order: let Envoy buffer the body and send it."""
+
+
+class Refuse(NamedTuple):
+    """Answer the caller with a refusal."""
+
+    refusal: Refusal
+    dialect: Dialect
+    request_id: str
+    generation: int
+    rules: str
+    """Ids of the rules that applied, comma separated; empty before they are known."""
+
+
+class Answer(NamedTuple):
+    """Answer the caller with a JSON document of our own."""
+
+    body: bytes
+    request_id: str
+    generation: int
+
+
+class Reserve(NamedTuple):
+    """Ask the ledger; its answer comes back as ``Reserved``."""
+
+    reservation_id: str
+    holds: Sequence[Hold]
+    amounts: Amounts
+    lease_until_ms: int
+    now_ms: int
+    about: Mapping[str, object]
+
+
+class Forward(NamedTuple):
+    """Let the request go to the first target of the chain, the others as its fallbacks."""
+
+    chain: Chain
+    operation: Operation
+    body: bytes
+    hide_usage: bool
+    """The usage chunk of the stream was asked for by us: the caller shall not see it."""
+    generation: int
+    rules: str
+    standings: Sequence[Standing]
+    remove_headers: Sequence[str]
+    """Present headers to strip that the route does not strip by itself."""
+
+
+class SendAttempt(NamedTuple):
+    """Let a later attempt go, rewritten for its target."""
+
+    target: Target
+    operation: Operation
+    body: bytes
+
+
+class Settle(NamedTuple):
+    """End a reservation at its real cost."""
+
+    reservation_id: str
+    amounts: Amounts
+    about: Mapping[str, object]
+
+
+class Release(NamedTuple):
+    """End a reservation of an attempt that provably cost nothing."""
+
+    reservation_id: str
+    reason: str
+
+
+Command = AwaitBody | Refuse | Answer | Reserve | Forward | SendAttempt
+EndCommand = Settle | Release

@@ -1,0 +1,82 @@
+"""What happens to a request, past tense. Events are the only way in; commands are the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from extproc.ledger.port import Denied, Granted
+
+
+class RequestHeaders(NamedTuple):
+    """A caller's request headers arrived, in wire order, names in lower case."""
+
+    headers: Sequence[tuple[str, bytes]]
+    end_of_stream: bool
+    now_ms: int
+
+
+class RequestBody(NamedTuple):
+    """The whole request body arrived."""
+
+    body: bytes
+    now_ms: int
+    draw: float
+    """Uniform in [0, 1): decides the weighted target."""
+
+
+class Reserved(NamedTuple):
+    """The ledger answered a ``Reserve``."""
+
+    outcome: Granted | Denied
+    now_ms: int
+
+
+class LedgerFailed(NamedTuple):
+    """The ledger could not be asked, or could not make its answer durable."""
+
+
+class AttemptStarted(NamedTuple):
+    """Envoy is about to send attempt ``attempt`` (2 or later) of a request to a cluster."""
+
+    request_id: str
+    attempt: int
+    cluster: str
+
+
+class Ending(NamedTuple):
+    """How an attempt, or a whole request, ended, as Envoy's access log tells it."""
+
+    status: int
+    """HTTP status towards the client; 0 when there was none."""
+    connect_failed: bool = False
+    """No connection to the provider was made: nothing can have been billed."""
+    timed_out: bool = False
+    reset: bool = False
+    """The provider, or Envoy towards it, cut the exchange."""
+    client_gone: bool = False
+
+
+class AttemptFailed(NamedTuple):
+    """One attempt failed; the request may go on with the next target."""
+
+    request_id: str
+    attempt: int
+    ending: Ending
+    now_ms: int
+
+
+class RequestEnded(NamedTuple):
+    """The request is over."""
+
+    request_id: str
+    attempts: int
+    """0: nothing was ever sent to a provider."""
+    ending: Ending
+    usage_first: bytes
+    """SSE: the first event that carried usage; else empty."""
+    usage_last: bytes
+    """SSE: the last event that carried usage; else empty."""
+    usage_tail: bytes
+    """JSON: the body from its last ``"usage":`` key on; else empty."""
+    now_ms: int

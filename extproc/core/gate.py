@@ -1,0 +1,85 @@
+"""What decisions share: the current generation, the requests in flight, and what was learned.
+
+A gate is one sidecar's whole decision state except the ledger. It holds no clock, no socket and no
+randomness: all three arrive in events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from extproc.core.breaker import Breakers
+from extproc.core.estimate import Estimator
+from extproc.core.generation import Generation
+from extproc.core.holds import Applicable, ScopeValues
+from extproc.core.routing import Chain
+from extproc.core.sessions import Sessions
+from extproc.ledger.port import Hold
+from extproc.policy.snapshot import Target
+from extproc.values.limit import Amounts
+from extproc.wire.inference_request import InferenceRequest
+
+MAX_IN_FLIGHT = 50_000
+"""Requests remembered between admission and settlement, about 2 KB each. Envoy holds far fewer
+connections; the rest are waiting for a lost access-log entry until their lease ends."""
+
+LEASE_MS = 900_000
+"""How long a reservation waits for its settlement before it is charged in full. Three times the
+route's idle timeout, so a stream that is alive always renews it (by heartbeat) in time."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one target, reserved under ``request_id/number``."""
+
+    reservation_id: str
+    target: Target
+    amounts: Amounts
+    ended: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class InFlight:
+    """A request between its admission and its settlement."""
+
+    request_id: str
+    generation: Generation
+    request: InferenceRequest
+    chain: Chain
+    applicable: Applicable
+    scope_values: ScopeValues
+    overrides: dict[str, Hold] | None
+    about: dict[str, object]
+    attempts: dict[int, Attempt] = field(default_factory=dict)
+    over: bool = False
+    """The request's own log entry has arrived; attempts may still wait for theirs."""
+
+
+class Gate:
+    """The decision state of one sidecar."""
+
+    __slots__ = ("breakers", "estimator", "generation", "in_flight", "sessions")
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+        self.breakers = Breakers()
+        self.estimator = Estimator()
+        self.sessions = Sessions()
+        self.in_flight: dict[str, InFlight] = {}
+
+    def enter(self, generation: Generation) -> None:
+        """Takes a new policy generation for requests that begin from now on."""
+        assert generation.number > self.generation.number, "generations only grow"
+        self.generation = generation
+
+    def forget(self, reservation_id: str) -> None:
+        """A reservation ended by its lease: its request no longer waits for a log entry."""
+        request_id, _, number = reservation_id.rpartition("/")
+        entry = self.in_flight.get(request_id)
+        if entry is None:
+            return
+        attempt = entry.attempts.get(int(number))
+        if attempt is not None:
+            attempt.ended = True
+        if all(attempt.ended for attempt in entry.attempts.values()):
+            del self.in_flight[request_id]

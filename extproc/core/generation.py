@@ -1,0 +1,67 @@
+"""One policy generation, with the lookups that decisions derive from it."""
+
+from __future__ import annotations
+
+from extproc.core.holds import Applicable
+from extproc.core.routing import Route
+from extproc.policy.snapshot import Credential, PolicySnapshot, VirtualModel
+from extproc.values.dialect import CALLER_DIALECTS, Dialect
+from extproc.values.envelope import Envelope
+from extproc.values.limit import Breach, Limit
+from extproc.wire.headers import HeaderNames
+
+MAX_APPLICABLE = 65_536
+"""Remembered sets of limits. Sets are few (one per kind of caller); when a policy with thousands of
+conditions exceeds this, the memo starts afresh."""
+
+
+class Generation:
+    """A snapshot and its memos. Dropped whole when the last request of it has ended."""
+
+    __slots__ = ("_applicable", "_routes", "names", "policy")
+
+    def __init__(self, policy: PolicySnapshot) -> None:
+        self.policy = policy
+        self.names = HeaderNames(policy.envelope.prefix)
+        self._routes: dict[tuple[str, Dialect], Route] = {
+            (name, dialect): Route(model, dialect)
+            for name, model in policy.virtual_models.items()
+            for dialect in CALLER_DIALECTS
+        }
+        self._applicable: dict[int, Applicable] = {}
+
+    @property
+    def number(self) -> int:
+        """The generation, as callers see it."""
+        return self.policy.generation
+
+    def route(self, model: str, dialect: Dialect) -> Route | None:
+        """The route of a virtual model, None for an unknown name."""
+        return self._routes.get((model, dialect))
+
+    def fallback_route(self, breach: Breach, dialect: Dialect) -> Route:
+        """Where ``fallback_to_NAME`` leads. The name was resolved when the policy was loaded."""
+        return Route(self.policy.fallbacks[breach], dialect)
+
+    def applicable(
+        self, envelope: Envelope, credential: Credential, model: str, provider: str
+    ) -> Applicable:
+        """The limits that apply to a request."""
+        limits: tuple[Limit, ...] = self.policy.index.matching(
+            envelope, credential.id, model, provider
+        )
+        # The index hands out the same tuple for the same kind of caller. Keyed by identity because
+        # hashing a dozen limits costs more than matching them; ``Applicable`` keeps the tuple
+        # alive, so an id is never reused while it is a key.
+        found = self._applicable.get(id(limits))
+        if found is None or found.limits is not limits:
+            if len(self._applicable) >= MAX_APPLICABLE:
+                self._applicable.clear()
+            found = self._applicable[id(limits)] = Applicable(limits)
+        return found
+
+    def may_use(self, credential: Credential, model: VirtualModel) -> bool:
+        """Whether the credential may ask for this name; physical names only when listed."""
+        if credential.models is None:
+            return not model.physical
+        return model.name in credential.models

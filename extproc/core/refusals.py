@@ -1,0 +1,105 @@
+"""The refusals that decisions make, in words for people."""
+
+from __future__ import annotations
+
+from extproc.ledger.port import Standing
+from extproc.values.limit import Limit, Unit
+from extproc.values.refusal import LimitState, Refusal, RefusalCode
+from extproc.wire.error_body import amount_text
+
+_UNIT_NAME = {
+    Unit.REQUESTS: "requests",
+    Unit.TOKENS: "tokens",
+    Unit.INPUT_TOKENS: "input_tokens",
+    Unit.OUTPUT_TOKENS: "output_tokens",
+    Unit.MICRO_USD: "usd",
+}
+
+INTERNAL_ERROR = Refusal(RefusalCode.INTERNAL_ERROR, "The gateway failed to decide this request.")
+LEDGER_FAILED = Refusal(
+    RefusalCode.STORE_UNAVAILABLE, "The usage store cannot be reached, so nothing may be spent."
+)
+INVALID_CREDENTIAL = Refusal(RefusalCode.INVALID_CREDENTIAL, "The API key is not valid.")
+TOO_MANY_IN_FLIGHT = Refusal(
+    RefusalCode.STORE_UNAVAILABLE, "Too many requests await their settlement.", retry_after_s=1
+)
+
+
+def over_limit(standing: Standing, estimated: int, now_ms: int) -> Refusal:
+    """The refusal of a limit that is full, or too small for the request."""
+    limit = standing.hold.limit
+    unit = _UNIT_NAME[limit.unit]
+    resets_at_ms = standing.resets_at_ms
+    retry_after_s = None
+    if resets_at_ms is not None:
+        retry_after_s = max(1, -(-(resets_at_ms - now_ms) // 1000))
+    state = LimitState(
+        rule_id=limit.rule_id,
+        scope=scope_text(limit),
+        window=str(limit.window),
+        unit=unit,
+        limit=standing.hold.ceiling,
+        spent=standing.settled,
+        reserved=standing.reserved,
+        estimated=estimated,
+        resets_at_ms=resets_at_ms,
+    )
+    kind = "budget" if limit.is_budget else "limit"
+    of = f"{amount_text(unit, state.limit)} {unit} per {state.window} for this {state.scope}"
+    message = (
+        f"The {kind} {limit.rule_id!r} ({of}) has {amount_text(unit, state.spent)} spent and "
+        f"{amount_text(unit, state.reserved)} reserved; this request may need "
+        f"{amount_text(unit, estimated)} more."
+    )
+    code = RefusalCode.BUDGET_EXCEEDED if limit.is_budget else RefusalCode.RATE_LIMIT_EXCEEDED
+    return Refusal(code, message, retry_after_s, state)
+
+
+def too_many_sessions(max_sessions: int) -> Refusal:
+    """A credential opened more sessions today than it may."""
+    message = f"This credential has opened its {max_sessions} sessions of today."
+    return Refusal(RefusalCode.RATE_LIMIT_EXCEEDED, message)
+
+
+def unknown_model() -> Refusal:
+    """The name is no virtual model. The name itself is not repeated."""
+    message = "The model does not exist. GET /v1/models lists those you may use."
+    return Refusal(RefusalCode.UNKNOWN_MODEL, message, param="model")
+
+
+def model_not_allowed() -> Refusal:
+    """The credential may not ask for this model."""
+    message = "This credential may not use the model. GET /v1/models lists those it may use."
+    return Refusal(RefusalCode.MODEL_NOT_ALLOWED, message, param="model")
+
+
+def dialect_not_served(model: str, dialect: str) -> Refusal:
+    """No target of the model speaks the caller's dialect."""
+    message = f"No target of {model} can be reached in the {dialect} dialect."
+    return Refusal(RefusalCode.NO_HEALTHY_TARGET, message, param="model")
+
+
+def all_targets_open(model: str, retry_after_ms: int) -> Refusal:
+    """Every target's circuit breaker is open."""
+    message = f"Every target of {model} has failed recently."
+    retry_after_s = max(1, -(-retry_after_ms // 1000))
+    return Refusal(RefusalCode.NO_HEALTHY_TARGET, message, retry_after_s, param="model")
+
+
+def server_tools() -> Refusal:
+    """Tools that the provider bills per call cannot be bounded in dollars."""
+    message = (
+        "The request names tools that run at the provider and are billed per call; "
+        "a strict budget cannot bound them."
+    )
+    return Refusal(RefusalCode.INVALID_REQUEST, message, param="tools")
+
+
+def empty_body() -> Refusal:
+    """A call without a body."""
+    return Refusal(RefusalCode.INVALID_REQUEST, "The request has no body.")
+
+
+def scope_text(limit: Limit) -> str:
+    """A limit's scope for people and metadata."""
+    return "+".join(limit.scope) or "policy"

@@ -1,0 +1,89 @@
+"""A virtual model and a draw to an ordered chain of targets.
+
+The chain is the drawn rule, the remaining rules in declared order, then the fallbacks. Targets that
+do not speak the caller's dialect are not in it (weights renormalise over the rest), nor are those
+whose breaker is open.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from extproc.core.breaker import Breakers
+from extproc.policy.snapshot import BreakerPolicy, Target, VirtualModel
+from extproc.values.dialect import Dialect
+
+
+class Chain:
+    """Targets in the order they are tried, in one caller dialect.
+
+    Chains are made once per snapshot and shared, so that what Envoy must be told about one can be
+    encoded once: compared by identity on purpose.
+    """
+
+    __slots__ = ("breaker", "dialect", "encoded", "targets", "timeout_ms")
+
+    def __init__(
+        self, dialect: Dialect, targets: tuple[Target, ...], breaker: BreakerPolicy
+    ) -> None:
+        self.dialect = dialect
+        self.targets = targets
+        self.breaker = breaker
+        # Envoy takes one time-to-headers per chain (a per-try value set later is ignored).
+        self.timeout_ms = max((target.timeout_ms for target in targets), default=0)
+        self.encoded: dict[tuple[object, ...], bytes] = {}
+        """The codec's cache of wire fragments about this chain."""
+
+    def without(self, excluded: Sequence[Target]) -> Chain:
+        """The same chain with some targets left out."""
+        rest = tuple(target for target in self.targets if target not in excluded)
+        return Chain(self.dialect, rest, self.breaker)
+
+
+class Route:
+    """One virtual model in one dialect, ready to draw from."""
+
+    __slots__ = ("_chains", "_cumulative", "_total", "dialect", "fallbacks", "model", "weighted")
+
+    def __init__(self, model: VirtualModel, dialect: Dialect) -> None:
+        self.model = model
+        self.dialect = dialect
+        served = [t for t in model.targets if dialect in t.clusters]
+        self.weighted = tuple(t for t in served if t.weight > 0)
+        idle = tuple(t for t in served if t.weight <= 0)
+        self.fallbacks = idle + tuple(t for t in model.fallbacks if dialect in t.clusters)
+        self._cumulative = tuple(accumulate(t.weight for t in self.weighted))
+        self._total = self._cumulative[-1] if self._cumulative else 0
+        self._chains = tuple(self._chain(drawn) for drawn in range(len(self.weighted))) or (
+            Chain(dialect, self.fallbacks, model.breaker),
+        )
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Every target that serves this dialect, in declared order."""
+        return self.weighted + self.fallbacks
+
+    def draw(self, draw: float, breakers: Breakers, now_ms: int) -> Chain:
+        """The chain for one request. ``draw`` is uniform in [0, 1). May be empty of targets."""
+        if breakers.all_closed:
+            if self._total == 0:
+                return self._chains[0]
+            return self._chains[bisect_right(self._cumulative, draw * self._total)]
+        return self._draw_available(draw, breakers, now_ms)
+
+    def _chain(self, drawn: int) -> Chain:
+        first = self.weighted[drawn]
+        rest = tuple(t for place, t in enumerate(self.weighted) if place != drawn)
+        return Chain(self.dialect, (first, *rest, *self.fallbacks), self.model.breaker)
+
+    def _draw_available(self, draw: float, breakers: Breakers, now_ms: int) -> Chain:
+        policy = self.model.breaker
+        excluded = [t for t in self.targets if not breakers.admits(t.name, policy, now_ms)]
+        available = [t for t in self.weighted if t not in excluded]
+        if not available:
+            return self._chains[0].without(excluded)
+        cumulative = list(accumulate(t.weight for t in available))
+        drawn = available[bisect_right(cumulative, draw * cumulative[-1])]
+        return self._chains[self.weighted.index(drawn)].without(excluded)

@@ -1,0 +1,128 @@
+"""What a request cost, from how it ended and what the provider reported.
+
+The rule: usage with a finality marker is charged as reported; an attempt that provably never cost
+anything is released; everything else is charged at its reservation. Never zero on a guess.
+"""
+
+from __future__ import annotations
+
+from extproc.core.commands import EndCommand, Release, Settle
+from extproc.core.estimate import PRIORITY_TIER_FACTOR
+from extproc.core.events import AttemptFailed, Ending, RequestEnded
+from extproc.core.gate import Attempt, Gate, InFlight
+from extproc.values.limit import Amounts
+from extproc.wire.usage import Reported, usage_from_events, usage_from_json_tail
+
+_BREAKER_STATUSES = (408, 429, 529)
+"""With every 5xx: what says that a target cannot serve now."""
+
+
+def attempt_failed(gate: Gate, event: AttemptFailed) -> list[EndCommand]:
+    """One attempt failed. Its reservation ends; the request may go on."""
+    entry = gate.in_flight.get(event.request_id)
+    if entry is None:
+        return []
+    attempt = entry.attempts.get(event.attempt)
+    if attempt is None or attempt.ended:
+        return []
+    if _target_failed(event.ending):
+        gate.breakers.failed(attempt.target.name, entry.chain.breaker, event.now_ms)
+    commands = [_end_without_usage(attempt, event.ending)]
+    _forget_if_done(gate, entry)
+    return commands
+
+
+def request_ended(gate: Gate, event: RequestEnded) -> list[EndCommand]:
+    """The request is over. Its last attempt ends; earlier ones wait for their own reports."""
+    entry = gate.in_flight.get(event.request_id)
+    if entry is None:
+        return []
+    entry.over = True
+    commands: list[EndCommand] = []
+    if event.attempts == 0:
+        # Envoy never began an attempt: whatever was reserved was not sent.
+        commands = [
+            _release(attempt, "never sent")
+            for attempt in entry.attempts.values()
+            if not attempt.ended
+        ]
+    else:
+        attempt = entry.attempts.get(event.attempts)
+        if attempt is not None and not attempt.ended:
+            commands.append(_end_last(gate, entry, attempt, event))
+    _forget_if_done(gate, entry)
+    return commands
+
+
+def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded) -> EndCommand:
+    ending = event.ending
+    target = attempt.target
+    if _target_failed(ending):
+        gate.breakers.failed(target.name, entry.chain.breaker, event.now_ms)
+    else:
+        gate.breakers.succeeded(target.name)
+    reported = _reported(entry, event) if ending.status < 400 else None
+    if reported is None or not reported.final:
+        return _end_without_usage(attempt, ending)
+    usage = reported.usage
+    cost = target.price.cost_micro_usd(usage)
+    if entry.request.priority_tier:
+        cost *= PRIORITY_TIER_FACTOR
+    charged: Amounts = (1, usage.total_tokens, usage.input_tokens, usage.output_tokens, cost)
+    if reported.suspect:
+        charged = _at_least(charged, attempt.amounts)
+    else:
+        gate.estimator.learn(
+            target.canonical_model,
+            entry.request.body_bytes,
+            usage.input_tokens,
+            usage.output_tokens,
+        )
+    attempt.ended = True
+    return Settle(attempt.reservation_id, charged, {"usage": usage, "suspect": reported.suspect})
+
+
+def _reported(entry: InFlight, event: RequestEnded) -> Reported | None:
+    operation = entry.request.operation
+    if event.usage_tail:
+        return usage_from_json_tail(operation, event.usage_tail)
+    if event.usage_first or event.usage_last:
+        return usage_from_events(operation, event.usage_first, event.usage_last)
+    return None
+
+
+def _end_without_usage(attempt: Attempt, ending: Ending) -> EndCommand:
+    if ending.connect_failed:
+        return _release(attempt, "not connected")
+    answered = ending.status >= 400 and not (ending.timed_out or ending.reset)
+    if answered and not ending.client_gone:
+        return _release(attempt, f"status {ending.status}")
+    attempt.ended = True
+    return Settle(attempt.reservation_id, attempt.amounts, {"without_usage": ending.status})
+
+
+def _release(attempt: Attempt, reason: str) -> Release:
+    attempt.ended = True
+    return Release(attempt.reservation_id, reason)
+
+
+def _target_failed(ending: Ending) -> bool:
+    if ending.client_gone:
+        return False
+    return (
+        ending.connect_failed
+        or ending.timed_out
+        or ending.reset
+        or ending.status >= 500
+        or ending.status in _BREAKER_STATUSES
+    )
+
+
+def _at_least(charged: Amounts, reserved: Amounts) -> Amounts:
+    a, b = charged, reserved
+    return (max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]), max(a[4], b[4]))
+
+
+def _forget_if_done(gate: Gate, entry: InFlight) -> None:
+    if entry.over and all(attempt.ended for attempt in entry.attempts.values()):
+        del gate.in_flight[entry.request_id]

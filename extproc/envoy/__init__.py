@@ -1,0 +1,1 @@
+"""The Envoy side: its configuration, generated from a policy snapshot, and its delivery."""

@@ -1,0 +1,1 @@
+"""Who has spent what: reserve, settle, release, expire over counters with windows."""

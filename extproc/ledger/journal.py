@@ -1,0 +1,171 @@
+"""The usage log: every change of the ledger, one checksummed line each, append-only.
+
+Durability point: ``flush`` has handed every appended record to the kernel in one write, so nothing
+that was answered is lost when the process is killed. ``sync`` (called about once a second) makes it
+survive the machine: a power cut may lose the last second, which the next start cannot know.
+
+A new segment does not begin with a checkpoint of everything, which would stop the world. Instead
+each counter and each live reservation is *declared* with its whole state the first time it is
+touched in a segment, a background sweep declares the rest, and then a ``complete`` record is
+written: recovery starts at the newest complete segment.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from extproc.ledger.port import LedgerUnavailableError
+
+SEGMENT_BYTES = 64 * 1024 * 1024
+"""About a quarter of a million requests; replayed in a second or two."""
+KEPT_SEGMENTS = 32
+"""Two gigabytes of usage log. Older segments are deleted; copy them away to keep history longer."""
+MAX_BUFFER_BYTES = 16 * 1024 * 1024
+"""Records appended but not flushed; the edge flushes every turn, so this is never reached unless
+flushing fails, and then the ledger closes."""
+FORMAT_VERSION = 1
+
+
+class JournalCorruptError(Exception):
+    """A record in the middle of the log is damaged. Names the file and line."""
+
+
+class Journal:
+    """Appends records to the newest segment of a folder. One process at a time."""
+
+    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._buffer: list[bytes] = []
+        self._buffered_bytes = 0
+        self._file = -1
+        self._size = 0
+        self._failed = False
+        self.segment = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise LedgerUnavailableError(f"{folder} is in use by another process") from None
+
+    def replay(self) -> Iterator[list[Any]]:
+        """Every record from the newest complete segment on. A torn last line is cut off."""
+        segments = self._segments()
+        start = 0
+        for place in range(len(segments) - 1, 0, -1):
+            if _is_complete(segments[place]):
+                start = place
+                break
+        for place, path in enumerate(segments[start:], start):
+            yield from _records(path, last=place == len(segments) - 1)
+        self.segment = int(segments[-1].stem.rpartition("-")[2]) if segments else 0
+
+    def start_segment(self) -> None:
+        """Opens the next segment. The caller then declares everything afresh."""
+        self.flush()
+        if self._file >= 0:
+            os.fsync(self._file)
+            os.close(self._file)
+        self.segment += 1
+        path = self._folder / f"usage-{self.segment:06d}.log"
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._size = 0
+        self.append(["h", FORMAT_VERSION])
+
+    @property
+    def full(self) -> bool:
+        """Whether the segment has reached its size."""
+        return self._size >= self._segment_bytes
+
+    def append(self, record: list[Any]) -> None:
+        """Buffers one record. Raises ``LedgerUnavailableError`` once writing has failed."""
+        if self._failed or self._buffered_bytes > MAX_BUFFER_BYTES:
+            raise LedgerUnavailableError("the usage log cannot be written")
+        text = orjson.dumps(record)
+        self._buffer.append(b"%08x %b\n" % (zlib.crc32(text), text))
+        self._buffered_bytes += len(text)
+
+    def flush(self) -> None:
+        """Hands all buffered records to the kernel in one write.
+
+        Raises ``LedgerUnavailableError`` when that fails. The journal then stays closed: a record
+        that may or may not be in the log must not be followed by others.
+        """
+        if not self._buffer:
+            return
+        data = b"".join(self._buffer)
+        self._buffer.clear()
+        self._buffered_bytes = 0
+        if self._failed:
+            raise LedgerUnavailableError("the usage log cannot be written")
+        try:
+            written = os.write(self._file, data)
+        except OSError as error:
+            self._failed = True
+            raise LedgerUnavailableError(f"the usage log cannot be written: {error}") from error
+        if written != len(data):
+            self._failed = True
+            raise LedgerUnavailableError("the usage log cannot be written: the disk is full")
+        self._size += written
+
+    def sync(self) -> None:
+        """Makes what was flushed survive the machine. Blocks: call it from a thread."""
+        if self._file >= 0:
+            os.fsync(self._file)
+
+    def complete(self) -> None:
+        """Everything is declared in this segment: older ones are history only."""
+        self.append(["complete"])
+        (self._folder / f"usage-{self.segment:06d}.complete").touch()
+        for path in self._segments()[:-KEPT_SEGMENTS]:
+            path.with_suffix(".complete").unlink(missing_ok=True)
+            path.unlink()
+
+    def close(self) -> None:
+        """Flushes, syncs and gives the folder free."""
+        try:
+            self.flush()
+            self.sync()
+        finally:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+            os.close(self._lock)
+
+    def _segments(self) -> list[Path]:
+        return sorted(self._folder.glob("usage-*.log"))
+
+
+def _is_complete(path: Path) -> bool:
+    return path.with_suffix(".complete").exists()
+
+
+def _records(path: Path, *, last: bool) -> Iterator[list[Any]]:
+    data = path.read_bytes()
+    at = number = 0
+    while at < len(data):
+        number += 1
+        end = data.find(b"\n", at)
+        line = data[at : end if end >= 0 else len(data)]
+        text = line[9:]
+        try:
+            sound = end >= 0 and int(line[:8], 16) == zlib.crc32(text)
+        except ValueError:
+            sound = False
+        if not sound:
+            # Only the very end of the newest segment may be torn: a write the process died in.
+            if last and (end < 0 or end == len(data) - 1):
+                os.truncate(path, at)
+                return
+            raise JournalCorruptError(f"{path}:{number}: damaged record")
+        yield orjson.loads(text)
+        at = end + 1

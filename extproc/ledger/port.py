@@ -1,0 +1,109 @@
+"""The ledger port: what every store of counters promises.
+
+``settled + reserved <= ceiling`` holds for every enforced hold at every moment. A store that cannot
+be sure refuses: it never guesses in the caller's favour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from extproc.values.limit import Amounts, Limit
+
+
+class Hold(NamedTuple):
+    """One counter that a reservation touches."""
+
+    limit: Limit
+    scope_value: str
+    """Length-safe key of the scope's values; empty for a shared counter."""
+    ceiling: int
+    """What this request may fill the counter up to: usually ``limit.ceiling``; the fallback share
+    of a budget; ``NO_CEILING`` to count without refusing (shadow, overflow)."""
+
+
+class Standing(NamedTuple):
+    """One counter, in its limit's unit."""
+
+    hold: Hold
+    settled: int
+    reserved: int
+    """Without the asked reservation when denied, with it when granted."""
+    resets_at_ms: int | None
+    """When enough capacity returns by time alone; None when it never fits."""
+
+    @property
+    def remaining(self) -> int:
+        """What is left below the ceiling, never negative."""
+        return max(0, self.hold.ceiling - self.settled - self.reserved)
+
+
+class Granted(NamedTuple):
+    """All holds were taken."""
+
+    standings: Sequence[Standing]
+    """Of the tightest request limit, token limit and money limit, in this order, as far as there
+    are such: what the answer's headers show."""
+    would_block: Sequence[str]
+    """Rule ids of shadow limits that would have refused."""
+    money_left_micro_usd: int
+    """The least that any enforced money limit has left."""
+
+
+class Denied(NamedTuple):
+    """Nothing was taken."""
+
+    standings: Sequence[Standing]
+    """Every hold that does not fit, in hold order."""
+
+
+class Settlement(NamedTuple):
+    """What the end of a reservation charged."""
+
+    reservation_id: str
+    charged: Amounts
+    late: bool
+    """It had ended before; the difference was appended as a correction."""
+
+
+class LedgerUnavailableError(Exception):
+    """The store could not be asked or could not make the answer durable. Nothing is admitted."""
+
+
+class Ledger(Protocol):
+    """Counters with reservations. Every call is idempotent by reservation id."""
+
+    def reserve(
+        self,
+        reservation_id: str,
+        holds: Sequence[Hold],
+        amounts: Amounts,
+        now_ms: int,
+        lease_until_ms: int,
+        about: Mapping[str, object],
+    ) -> Granted | Denied:
+        """Takes all holds or none. ``about`` goes to the usage log with the reservation.
+
+        Raises ``ValueError`` for an id that was used before, and for amounts out of range.
+        """
+        ...
+
+    def settle(
+        self, reservation_id: str, amounts: Amounts, now_ms: int, about: Mapping[str, object]
+    ) -> Settlement | None:
+        """Replaces the reserved amounts by the real ones; None when the id is unknown or was
+        settled before. After an expiry or a release the difference is charged, once."""
+        ...
+
+    def release(self, reservation_id: str, now_ms: int, reason: str) -> Settlement | None:
+        """Gives everything back: only for an attempt that provably cost nothing."""
+        ...
+
+    def renew(self, reservation_id: str, lease_until_ms: int) -> bool:
+        """Extends a live reservation's lease."""
+        ...
+
+    def expire(self, now_ms: int) -> Sequence[Settlement]:
+        """Ends reservations past their lease by *charging* them in full."""
+        ...

@@ -1,0 +1,402 @@
+"""A folder of policy documents to one snapshot, or to the findings that prevent it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from extproc.policy.document import (
+    KINDS,
+    READERS,
+    CredentialDraft,
+    Drafts,
+    LimitDraft,
+    ModelDraft,
+    ProviderDraft,
+    TargetDraft,
+)
+from extproc.policy.matching import ConditionalLimit, LimitIndex
+from extproc.policy.models import canonical_model, in_family
+from extproc.policy.prices import find_price
+from extproc.policy.reading import Findings, Section
+from extproc.policy.snapshot import (
+    Credential,
+    Endpoint,
+    EnvelopeRules,
+    Finding,
+    PolicySnapshot,
+    Provider,
+    Target,
+    VirtualModel,
+)
+from extproc.policy.yaml_text import YamlError, parse_documents
+from extproc.values.dialect import CALLER_DIALECTS, Dialect
+from extproc.values.limit import UNIT_BY_NAME, Breach, BreachKind, Limit, Scope
+
+MAX_FILES = 1_000
+MAX_RULES = 50_000
+
+_PENDING_ACTIONS = (BreachKind.QUEUE_THEN_429, BreachKind.DEGRADE)
+
+
+def compile_folder(
+    files: Mapping[str, bytes],
+    generation: int,
+    environ: Mapping[str, str],
+    demo_url: str | None = None,
+) -> PolicySnapshot | list[Finding]:
+    """Compiles file contents by name. ``demo_url`` is where the demo provider stands in for those
+    marked ``demo: auto`` whose credential variable is not set in ``environ``."""
+    findings = Findings()
+    drafts = _read(files, findings)
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{len(name)}:{name}{len(files[name])}:".encode())
+        digest.update(files[name])
+    compiler = _Compiler(drafts, findings, environ, demo_url)
+    snapshot = compiler.snapshot(generation, digest.hexdigest())
+    return findings.errors if findings.errors else snapshot
+
+
+def _read(files: Mapping[str, bytes], findings: Findings) -> Drafts:
+    drafts = Drafts()
+    if not files:
+        findings.error("", 0, "empty_folder", "the folder holds no *.yaml file")
+    if len(files) > MAX_FILES:
+        findings.error("", 0, "too_many_files", f"more than {MAX_FILES} files")
+        return drafts
+    documents = []
+    for name in sorted(files):
+        try:
+            parsed = parse_documents(files[name])
+        except YamlError as error:
+            findings.error(name, error.line, error.code, error.message)
+            continue
+        if not parsed:
+            findings.error(name, 1, "empty_file", "the file holds no document")
+        documents += [Section(node, name, findings, "the document") for node in parsed]
+    # gateway-config first: it names the header prefix that rules are written with.
+    documents.sort(key=lambda document: document.text("type") != "gateway-config")
+    for document in documents:
+        kind = document.text("type", required=True)
+        reader = READERS.get(kind)
+        if reader is None:
+            if kind:
+                known = ", ".join(KINDS)
+                document.error("type", "bad_type", f"{kind[:80]!r} is no type; one of {known}")
+            continue
+        reader(document, drafts)
+        if drafts.envelope is not None:
+            drafts.prefix = drafts.envelope.prefix
+        document.done()
+    if len(drafts.limits) > MAX_RULES:
+        findings.error("", 0, "too_many_rules", f"more than {MAX_RULES} rules")
+        drafts.limits.clear()
+    return drafts
+
+
+class _Compiler:
+    def __init__(
+        self,
+        drafts: Drafts,
+        findings: Findings,
+        environ: Mapping[str, str],
+        demo_url: str | None,
+    ) -> None:
+        self._drafts = drafts
+        self._findings = findings
+        self._environ = environ
+        self._demo_url = demo_url
+        self._providers: dict[str, Provider] = {}
+        self._models: dict[str, VirtualModel] = {}
+
+    def snapshot(self, generation: int, digest: str) -> PolicySnapshot:
+        drafts = self._drafts
+        for provider in drafts.providers:
+            self._add_provider(provider)
+        for model in drafts.models:
+            self._add_model(model)
+        credentials = self._credentials()
+        limits = self._limits()
+        return PolicySnapshot(
+            generation=generation,
+            digest=digest,
+            envelope=drafts.envelope or EnvelopeRules(drafts.prefix, {}),
+            credentials=credentials,
+            providers=self._providers,
+            virtual_models=self._models,
+            limits=tuple(entry.limit for entry in limits),
+            index=LimitIndex(limits),
+            fallbacks=self._fallbacks(),
+            default_max_output_tokens=drafts.default_max_output_tokens,
+            warnings=tuple(self._findings.warnings),
+        )
+
+    # -- providers, targets, virtual models -------------------------------------------------------
+
+    def _add_provider(self, draft: ProviderDraft) -> None:
+        if draft.name in self._providers:
+            draft.section.error("", "duplicate_name", f"provider {draft.name} is set twice")
+        urls = dict(draft.urls)
+        credential = draft.credential
+        unset = (
+            credential is not None
+            and credential.kind == "env"
+            and not any(
+                name == credential.name
+                or (credential.name.endswith("*") and name.startswith(credential.name[:-1]))
+                for name, value in self._environ.items()
+                if value
+            )
+        )
+        if draft.demo and unset and self._demo_url is not None:
+            base = f"{self._demo_url}/{draft.name}"
+            urls = {Dialect.OPENAI: f"{base}/openai/v1", Dialect.ANTHROPIC: f"{base}/anthropic"}
+            credential = None
+        elif unset:
+            draft.section.warning(
+                "credential", "credential_unset", f"provider {draft.name}: the variable is not set"
+            )
+        endpoints = {
+            dialect: _endpoint(draft.name, dialect, url)
+            for dialect, url in urls.items()
+            if dialect in CALLER_DIALECTS
+        }
+        self._providers[draft.name] = Provider(draft.name, endpoints, credential)
+
+    def _add_model(self, draft: ModelDraft) -> None:
+        if draft.name in self._models:
+            draft.section.error("name", "duplicate_name", f"{draft.name!r} is defined twice")
+        targets = [target for rule in draft.rules if (target := self._target(rule))]
+        fallbacks = [target for rule in draft.fallbacks if (target := self._target(rule))]
+        if draft.rules and not any(rule.weight for rule in draft.rules):
+            draft.section.error("rules", "no_weight", "every weight is 0")
+        if not draft.rules:
+            draft.section.error("rules", "no_rules", "a virtual model needs a rule")
+        ids = [rule.id for rule in draft.rules + draft.fallbacks]
+        for rule_id in sorted({rule_id for rule_id in ids if ids.count(rule_id) > 1}):
+            draft.section.error("rules", "duplicate_id", f"target {rule_id!r} is listed twice")
+        if len({target.timeout_ms for target in targets}) > 1:
+            draft.section.warning(
+                "rules", "timeouts_differ", "one chain has one timeout: the largest is used"
+            )
+        self._models[draft.name] = VirtualModel(
+            draft.name, tuple(targets), tuple(fallbacks), draft.breaker
+        )
+
+    def _target(self, draft: TargetDraft) -> Target | None:
+        provider = self._providers.get(draft.provider)
+        if provider is None:
+            known = ", ".join(self._providers) or "none"
+            draft.section.error(
+                "provider", "unknown_provider", f"{draft.provider!r} is no provider; known: {known}"
+            )
+            return None
+        price = find_price(draft.provider, draft.model, self._drafts.prices)
+        if price is None:
+            draft.section.error(
+                "model",
+                "missing_price",
+                f"no price is known for {draft.provider}/{draft.model}; add it under prices",
+            )
+            return None
+        if price.context_tokens is None:
+            draft.section.warning(
+                "model",
+                "unknown_context",
+                f"{draft.model}: input by reference reserves two million tokens",
+            )
+        for dialect in CALLER_DIALECTS:
+            if dialect not in provider.endpoints:
+                draft.section.warning(
+                    "provider",
+                    "dialect_not_served",
+                    f"{draft.provider} does not speak {dialect}: {draft.id} is left out for "
+                    f"{dialect} callers",
+                )
+        return Target(
+            id=draft.id,
+            provider=provider,
+            model=draft.model,
+            canonical_model=canonical_model(draft.model),
+            price=price,
+            timeout_ms=draft.timeout_ms,
+            clusters={
+                dialect: _cluster_name(provider, endpoint, draft.model)
+                for dialect, endpoint in provider.endpoints.items()
+            },
+            weight=draft.weight,
+        )
+
+    # -- credentials ------------------------------------------------------------------------------
+
+    def _credentials(self) -> dict[bytes, Credential]:
+        credentials: dict[bytes, Credential] = {}
+        ids: set[str] = set()
+        for draft in self._drafts.credentials:
+            if draft.sha256 in credentials or draft.id in ids:
+                draft.section.error("id", "duplicate_id", f"credential {draft.id!r} is set twice")
+            ids.add(draft.id)
+            for name in draft.models or ():
+                if name not in self._models:
+                    self._add_physical(name, draft)
+            claims = draft.claims
+            credentials[draft.sha256] = Credential(
+                id=draft.id,
+                sha256=draft.sha256,
+                team=next(iter(claims.get("team", ())), ""),
+                user_id=next(iter(claims.get("user_id", ())), ""),
+                projects=claims.get("projects", ()),
+                environments=claims.get("environments", ()),
+                workflow_tags=claims.get("workflow_tags", ()),
+                cost_centers=claims.get("cost_centers", ()),
+                defaults=draft.defaults,
+                models=draft.models,
+                max_sessions=draft.max_sessions,
+            )
+        return credentials
+
+    def _add_physical(self, name: str, draft: CredentialDraft) -> None:
+        found = {
+            target.name: target
+            for model in self._models.values()
+            for target in model.all_targets
+            if name in (target.model, target.name)
+        }
+        if not found:
+            draft.section.error(
+                "models", "unknown_model", f"{name[:80]!r} is no virtual model and no target"
+            )
+            return
+        first, *others = found.values()
+        self._models[name] = VirtualModel(name, (first,), tuple(others), physical=True)
+
+    # -- limits -----------------------------------------------------------------------------------
+
+    def _limits(self) -> list[ConditionalLimit]:
+        limits = []
+        seen: dict[str, LimitDraft] = {}
+        for draft in self._drafts.limits:
+            first = seen.setdefault(draft.id, draft)
+            if first is not draft:
+                where = f"{first.section.file}:{first.section.line_of('id')}"
+                draft.section.error("id", "duplicate_id", f"{draft.id!r} is also at {where}")
+                continue
+            if draft.breach.kind in _PENDING_ACTIONS:
+                draft.section.warning(
+                    draft.breach_key,
+                    "pending_action",
+                    f"{draft.breach.kind} is not built yet: {draft.id} acts as hard_block",
+                )
+            if Scope.SESSION in draft.scope and not self._has_companion(draft):
+                draft.section.warning(
+                    "scope",
+                    "session_without_companion",
+                    f"{draft.id}: session ids are chosen by the caller; add a limit per user, "
+                    "team, project or credential",
+                )
+            for unit_name, ceiling in draft.ceilings:
+                limits.append(ConditionalLimit(_limit(draft, unit_name, ceiling), draft.conditions))
+        return limits
+
+    def _has_companion(self, draft: LimitDraft) -> bool:
+        principal = {Scope.USER, Scope.TEAM, Scope.PROJECT, Scope.CREDENTIAL}
+        return any(
+            other is not draft and principal & set(other.scope) and Scope.SESSION not in other.scope
+            for other in self._drafts.limits
+        )
+
+    def _fallbacks(self) -> dict[Breach, VirtualModel]:
+        fallbacks: dict[Breach, VirtualModel] = {}
+        for draft in self._drafts.limits:
+            breach = draft.breach
+            if breach.kind is BreachKind.FALLBACK_TO and breach not in fallbacks:
+                resolved = self._resolve_fallback(draft)
+                if resolved is not None:
+                    fallbacks[breach] = resolved
+        return fallbacks
+
+    def _resolve_fallback(self, draft: LimitDraft) -> VirtualModel | None:
+        name = draft.breach.name
+        if name in self._models:
+            self._check_cycle(draft, name)
+            return self._models[name]
+        targets = [target for model in self._models.values() for target in model.all_targets]
+        by_id = {target.name: target for target in targets if target.id == name}
+        found = by_id or {t.name: t for t in targets if in_family(t.model, name)}
+        canonical = {target.canonical_model for target in found.values()}
+        if len(canonical) == 1:
+            first, *others = found.values()
+            return VirtualModel(f"fallback_to_{name}", (first,), tuple(others))
+        if not found:
+            known = ", ".join(sorted(self._models)) or "none"
+            message = f"{name[:80]!r} is no virtual model ({known}), target id or model family"
+            draft.section.error(draft.breach_key, "unknown_fallback", message)
+        else:
+            message = f"{name!r} may be any of {', '.join(sorted(canonical))}; name one exactly"
+            draft.section.error(draft.breach_key, "ambiguous_fallback", message)
+        return None
+
+    def _check_cycle(self, draft: LimitDraft, name: str) -> None:
+        """A rule for one model that falls back to a model whose rule falls back to the first."""
+        model_place = 8
+        leads: dict[str, set[str]] = {}
+        for other in self._drafts.limits:
+            if other.breach.kind is BreachKind.FALLBACK_TO and other.breach.name in self._models:
+                for condition in other.conditions:
+                    if condition.place == model_place:
+                        for source in condition.values:
+                            leads.setdefault(source, set()).add(other.breach.name)
+        seen: set[str] = set()
+        todo = [name]
+        while todo:
+            current = todo.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            todo += leads.get(current, ())
+        for condition in draft.conditions:
+            if condition.place == model_place and condition.values & seen:
+                draft.section.error(
+                    draft.breach_key, "fallback_cycle", f"falling back to {name!r} leads back here"
+                )
+
+
+def _limit(draft: LimitDraft, unit_name: str, ceiling: int) -> Limit:
+    return Limit(
+        rule_id=draft.id,
+        key=f"{draft.id}/{unit_name}",
+        unit=UNIT_BY_NAME[unit_name],
+        ceiling=ceiling,
+        window=draft.window,
+        scope=draft.scope,
+        breach=draft.breach,
+        enforced=draft.enforced,
+        is_budget=draft.is_budget,
+        fallback_ceiling=ceiling * draft.fallback_at_pct // 100,
+    )
+
+
+def _endpoint(provider: str, dialect: Dialect, url: str) -> Endpoint:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host = parts.hostname or ""
+    name = f"p_{_slug(provider)}_{dialect}_{_hash(parts.scheme, host, str(port))}"
+    return Endpoint(dialect, parts.scheme, host, port, parts.path.rstrip("/"), name)
+
+
+def _cluster_name(provider: Provider, endpoint: Endpoint, model: str) -> str:
+    credential = provider.credential
+    identity = (credential.kind, credential.name) if credential else ("", "")
+    digest = _hash(endpoint.cluster, endpoint.base_path, model, *identity)
+    return f"t_{_slug(provider.name)}_{_slug(model)}_{endpoint.dialect}_{digest}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9]+", "-", text)[:40]
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]

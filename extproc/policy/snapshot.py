@@ -1,0 +1,174 @@
+"""The compiled policy: immutable, whole, numbered. A request reads one snapshot to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from extproc.policy.matching import LimitIndex
+from extproc.values.dialect import Dialect
+from extproc.values.limit import Breach, BreachKind, Limit
+from extproc.values.money import Price
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to tell the operator about the policy text."""
+
+    file: str
+    line: int
+    code: str
+    """Stable, e.g. ``unknown_key`` or ``pending_action``."""
+    message: str
+    """Names the offending value."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.code}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeRules:
+    """How identity headers are named, and which are required in which environment."""
+
+    prefix: str = "x-tfy-"
+    """Lower case."""
+    required: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Environment (or ``*``) to envelope field names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """An API key's record. The key itself is known only as its SHA-256."""
+
+    id: str
+    sha256: bytes
+    team: str = ""
+    user_id: str = ""
+    projects: tuple[str, ...] = ()
+    """Empty: any. The first is the default when the caller names none and only one is allowed."""
+    environments: tuple[str, ...] = ()
+    workflow_tags: tuple[str, ...] = ()
+    cost_centers: tuple[str, ...] = ()
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[str, ...] | None = None
+    """Names that may be asked for; None: every virtual model."""
+    max_sessions: int = 100_000
+    """New session counters that this credential may open per day."""
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRef:
+    """Where a provider's secret is: never the secret."""
+
+    kind: str
+    """``env`` or ``file``."""
+    name: str
+    """Environment variable or file path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One base URL of a provider in one dialect."""
+
+    dialect: Dialect
+    scheme: str
+    host: str
+    port: int
+    base_path: str
+    """Without trailing slash; e.g. ``/v1`` or empty."""
+    cluster: str
+    """Name of the Envoy cluster for this host: content hash in it, shared by targets."""
+
+    @property
+    def authority(self) -> str:
+        """The ``Host`` that the provider expects."""
+        default = 443 if self.scheme == "https" else 80
+        return self.host if self.port == default else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A key of ``providers``."""
+
+    name: str
+    endpoints: Mapping[Dialect, Endpoint]
+    credential: CredentialRef | None = None
+    on_disconnect: str = "reserved"
+    """``reserved`` (default): a cut call is charged at its reservation. ``delivered``: see docs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One model at one provider, as a member of a virtual model."""
+
+    id: str
+    """The rule id that declared it, or ``provider/model`` for a fallback."""
+    provider: Provider
+    model: str
+    canonical_model: str
+    """The model without vendor prefix, region or date: the same model at several providers."""
+    price: Price
+    timeout_ms: int
+    clusters: Mapping[Dialect, str]
+    """By caller dialect: the wrapper cluster that carries this target's credential and metadata.
+    Only dialects in which the target can serve a caller are present."""
+    weight: int = 0
+    """Share in the draw; 0 for fallbacks."""
+
+    @property
+    def name(self) -> str:
+        """``provider/model``: what ``x-tfy-resolved-model`` says and breakers are keyed on."""
+        return f"{self.provider.name}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When a target is left out after failures."""
+
+    failure_threshold: int = 5
+    window_ms: int = 60_000
+    cooldown_ms: int = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualModel:
+    """A name that callers use, and the targets behind it."""
+
+    name: str
+    targets: tuple[Target, ...]
+    """Weighted rules in declared order."""
+    fallbacks: tuple[Target, ...]
+    breaker: BreakerPolicy = BreakerPolicy()
+    physical: bool = False
+    """True for a provider's own model name that some credential may ask for."""
+
+    @property
+    def all_targets(self) -> tuple[Target, ...]:
+        """Rules, then fallbacks."""
+        return self.targets + self.fallbacks
+
+
+FALLBACK_KINDS = (BreachKind.FALLBACK_TO, BreachKind.FALLBACK_TO_CHEAPER)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySnapshot:
+    """Everything a decision reads."""
+
+    generation: int
+    digest: str
+    """SHA-256 over file names and contents."""
+    envelope: EnvelopeRules
+    credentials: Mapping[bytes, Credential]
+    """By SHA-256 digest (32 bytes)."""
+    providers: Mapping[str, Provider]
+    virtual_models: Mapping[str, VirtualModel]
+    limits: tuple[Limit, ...]
+    index: LimitIndex
+    fallbacks: Mapping[Breach, VirtualModel]
+    """Every ``fallback_to_NAME`` of the policy, resolved: one target for an exact id, several for
+    a model family (same canonical model), a whole virtual model for its name."""
+    default_max_output_tokens: int = 4096
+    """Injected where the caller names no maximum and the model has none lower."""
+    store: str = "embedded"
+    warnings: tuple[Finding, ...] = ()

@@ -1,0 +1,92 @@
+"""One limit on one unit over one window: what a rate rule or a budget compiles to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from extproc.values.window import CalendarWindow, SlidingWindow
+
+
+class Unit(IntEnum):
+    """What a limit counts. The value is the place in an ``Amounts`` tuple."""
+
+    REQUESTS = 0
+    TOKENS = 1
+    INPUT_TOKENS = 2
+    OUTPUT_TOKENS = 3
+    MICRO_USD = 4
+
+
+UNIT_BY_NAME = {
+    "requests": Unit.REQUESTS,
+    "tokens": Unit.TOKENS,
+    "input_tokens": Unit.INPUT_TOKENS,
+    "output_tokens": Unit.OUTPUT_TOKENS,
+    "usd": Unit.MICRO_USD,
+}
+
+Amounts = tuple[int, int, int, int, int]
+"""Requests, tokens, input tokens, output tokens, micro-USD: indexed by ``Unit``."""
+
+
+class Scope(StrEnum):
+    """What a counter may be keyed on."""
+
+    SESSION = "session"
+    USER = "user"
+    TEAM = "team"
+    PROJECT = "project"
+    WORKFLOW_TAG = "workflow_tag"
+    ENVIRONMENT = "environment"
+    COST_CENTER = "cost_center"
+    MODEL = "model"
+    PROVIDER = "provider"
+    CREDENTIAL = "credential"
+
+
+class BreachKind(StrEnum):
+    """What happens to a request that does not fit."""
+
+    HARD_BLOCK = "hard_block"
+    QUEUE_THEN_429 = "queue_then_429"
+    DEGRADE = "degrade"
+    FALLBACK_TO_CHEAPER = "fallback_to_cheaper"
+    FALLBACK_TO = "fallback_to"
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """The action of a rule. ``name`` is what follows ``fallback_to_``; else it is empty."""
+
+    kind: BreachKind
+    name: str = ""
+
+
+NO_CEILING = 2**62
+"""The ceiling of a counter that is only watched (shadow rules, overflow counters)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A ceiling on one unit.
+
+    Usage belongs to ``key`` and a scope value, so editing the ceiling never resets it. A rule with
+    several units compiles to several limits with the same ``rule_id``.
+    """
+
+    rule_id: str
+    key: str
+    """Rule id and unit, unique in a snapshot: the counter's name. Stable over reloads."""
+    unit: Unit
+    ceiling: int
+    window: SlidingWindow | CalendarWindow
+    scope: tuple[Scope, ...]
+    """Empty: one shared counter."""
+    breach: Breach
+    enforced: bool = True
+    """False for ``enforce: shadow``: counted and reported, never acted on."""
+    is_budget: bool = False
+    fallback_ceiling: int = 0
+    """For budgets with a fallback: what traffic that is not on the fallback may use up to
+    (``fallback_at_pct`` of the ceiling); equal to the ceiling for everything else."""

@@ -1,0 +1,98 @@
+"""Refusals as the caller's SDK expects them: body and headers, in its dialect."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import orjson
+
+from extproc.values.dialect import Dialect
+from extproc.values.money import MICRO_USD_PER_USD
+from extproc.values.refusal import LimitState, Refusal, RefusalCode
+
+_ANTHROPIC_TYPE = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+"""The types that Anthropic's SDK and its users branch on; our own code is in the metadata."""
+
+
+def refusal_body(dialect: Dialect, refusal: Refusal, request_id: str, generation: int) -> bytes:
+    """The JSON body of a refusal."""
+    metadata: dict[str, object] = {
+        "code": refusal.code.value,
+        "retryable": refusal.retryable,
+        "request_id": request_id,
+        "policy_generation": generation,
+    }
+    if refusal.limit is not None:
+        metadata |= _limit_metadata(refusal.limit)
+    metadata |= dict(refusal.extra)
+    if dialect is Dialect.ANTHROPIC:
+        document: dict[str, object] = {
+            "type": "error",
+            "error": {
+                "type": _ANTHROPIC_TYPE[refusal.status],
+                "message": refusal.message,
+                "metadata": metadata,
+            },
+            "request_id": request_id,
+        }
+    else:
+        document = {
+            "error": {
+                "message": refusal.message,
+                "type": refusal.code.value,
+                "param": refusal.param,
+                "code": refusal.code.value,
+                "metadata": metadata,
+            }
+        }
+    return orjson.dumps(document)
+
+
+def refusal_headers(refusal: Refusal) -> list[tuple[str, str]]:
+    """Headers that steer the client's retries, and name the content type."""
+    headers = [("content-type", "application/json")]
+    if refusal.retryable:
+        headers.append(("retry-after", str(refusal.retry_after_s)))
+    elif refusal.code is RefusalCode.INTERNAL_ERROR:
+        pass  # our own fault may be gone at the next try: the SDK's usual back-off applies
+    else:
+        headers.append(("x-should-retry", "false"))
+    return headers
+
+
+def amount_text(unit: str, amount: int) -> str:
+    """An amount for people: dollars to the micro-dollar, or a plain count."""
+    if unit != "usd":
+        return str(amount)
+    whole, fraction = divmod(abs(amount), MICRO_USD_PER_USD)
+    digits = f"{fraction:06d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if amount < 0 else ''}{whole}.{digits}"
+
+
+def _limit_metadata(limit: LimitState) -> dict[str, object]:
+    def number(amount: int) -> object:
+        return amount_text("usd", amount) if limit.unit == "usd" else amount
+
+    resets = limit.resets_at_ms
+    return {
+        "rule_id": limit.rule_id,
+        "scope": limit.scope,
+        "window": limit.window,
+        "unit": limit.unit,
+        "limit": number(limit.limit),
+        "spent": number(limit.spent),
+        "reserved": number(limit.reserved),
+        "estimated": number(limit.estimated),
+        "resets_at": None
+        if resets is None
+        else datetime.fromtimestamp(resets // 1000, UTC).isoformat().replace("+00:00", "Z"),
+    }
