@@ -1,4 +1,4 @@
-"""A later attempt of a request: priced, reserved and rewritten for its own target before it goes out.
+"""A later attempt of a request: priced, reserved and rewritten for its own target first.
 
     body     -> Reserve | SendAttempt (free operations) | Refuse
     reserved -> SendAttempt | Refuse

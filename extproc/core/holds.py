@@ -74,10 +74,7 @@ class Applicable:
                 value = values[places[0]]
             else:
                 value = joined([values[place] for place in places])
-            if limit.enforced:
-                ceiling = limit.fallback_ceiling or limit.ceiling
-            else:
-                ceiling = NO_CEILING
+            ceiling = limit.fallback_ceiling if limit.enforced else NO_CEILING
             holds.append(Hold(limit, value, ceiling))
         if overrides:
             holds = [overrides.get(hold.limit.key, hold) for hold in holds]

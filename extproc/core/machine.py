@@ -30,11 +30,11 @@ from extproc.values.dialect import Dialect, Operation
 from extproc.values.envelope import Envelope
 from extproc.values.limit import Amounts
 from extproc.values.refusal import Refusal
+from extproc.wire.conversation import conversation_root
 from extproc.wire.errors import WireError
 from extproc.wire.headers import CallerHeaders
 from extproc.wire.inference_request import (
     InferenceRequest,
-    conversation_root,
     needs_usage_injected,
     parse_inference_request,
     rewrite,
@@ -211,7 +211,7 @@ class RequestMachine:
         """What the usage log says of a reservation."""
         return {
             "credential": self._credential.id,
-            "envelope": self._envelope,
+            "envelope": tuple(self._envelope),
             "operation": self._request.operation,
             "model": self._request.model,
             "target": target.name,
@@ -258,10 +258,10 @@ class RequestMachine:
         gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         inject_usage = needs_usage_injected(request)
         maximum = None
-        if self._applicable.watches_money and request.generates:
-            if request.max_output_tokens is None:
-                default_tokens = self._generation.policy.default_max_output_tokens
-                maximum = output_bound_tokens(request, target, default_tokens)
+        unbounded = request.generates and request.max_output_tokens is None
+        if unbounded and self._applicable.watches_money:
+            default_tokens = self._generation.policy.default_max_output_tokens
+            maximum = output_bound_tokens(request, target, default_tokens)
         self.state = State.DONE
         return Forward(
             chain,

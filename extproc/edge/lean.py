@@ -19,7 +19,7 @@ import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from extproc.edge.stream import MAX_MESSAGE_BYTES, Service, StreamKind
 
@@ -118,7 +118,7 @@ class LeanStream:
 
 
 class LeanConnection(asyncio.Protocol):
-    """One connection of Envoy. ``receive`` is free of I/O: bytes in, bytes out through ``write``."""
+    """One connection of Envoy. Its only I/O is ``write`` and ``close``, which it is given."""
 
     def __init__(self, service: Service, on_close: Callable[[LeanConnection], None]) -> None:
         self._service = service
@@ -146,8 +146,9 @@ class LeanConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is there."""
-        assert isinstance(transport, asyncio.Transport)
-        self.start(transport.write, transport.close)
+        # uvloop's transports implement asyncio.Transport without inheriting from it.
+        stream = cast("asyncio.Transport", transport)
+        self.start(stream.write, stream.close)
 
     def start(self, write: Callable[[bytes], object], close: Callable[[], object]) -> None:
         """Where bytes go; sends our settings."""
@@ -285,7 +286,7 @@ class LeanConnection(asyncio.Protocol):
             if not stream.ended:
                 try:
                     self._service.message(stream, data[at + 5 : end])
-                except Exception:
+                except Exception:  # noqa: BLE001  whatever it is, the stream must not end well
                     self.fail(stream)
                     self._report()
             at = end
@@ -414,7 +415,7 @@ class LeanConnection(asyncio.Protocol):
         if self._touched:
             try:
                 self._service.before_write()
-            except Exception:
+            except Exception:  # noqa: BLE001  no answer may leave
                 self._withhold()
                 self._report()
             self._touched.clear()

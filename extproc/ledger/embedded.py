@@ -92,12 +92,16 @@ class EmbeddedLedger:
             taken.append((counter, hold))
         if refusing:
             return Denied([_standing(c, h, amounts[h.limit.unit], now_ms) for c, h in refusing])
-        reservation = Reservation(reservation_id, amounts, lease_until_ms)
-        entries = reservation.taken
         numbers: list[int] = []
         for counter, hold in taken:
             if counter.declared_in != segment:
                 self._declare_counter(counter)
+            numbers += (counter.number, hold.limit.unit)
+        # Written first: if that fails, nothing was taken.
+        self._journal.append(["r", reservation_id, now_ms, lease_until_ms, amounts, numbers, about])
+        reservation = Reservation(reservation_id, amounts, lease_until_ms)
+        entries = reservation.taken
+        for counter, hold in taken:
             unit = hold.limit.unit
             amount = amounts[unit]
             cell = counter.cell
@@ -106,10 +110,8 @@ class EmbeddedLedger:
             counter.total += amount
             counter.reserved += amount
             entries.append((counter, cell, unit))
-            numbers += (counter.number, unit)
         reservation.declared_in = segment
         self._open[reservation_id] = reservation
-        self._journal.append(["r", reservation_id, now_ms, lease_until_ms, amounts, numbers, about])
         return _granted(taken)
 
     def settle(

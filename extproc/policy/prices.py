@@ -1,6 +1,6 @@
 """Prices: policy first, then the package ``genai-prices``, then our own catalogue. Never a guess.
 
-A model is looked up by its exact canonical name at its provider; no prefix or substring match, which
+A model is looked up by its exact canonical name at its provider; no prefix or substring match: that
 has billed models at three times their price elsewhere. No price is an error at load.
 """
 

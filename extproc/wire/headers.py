@@ -7,7 +7,7 @@ spaces, nothing outside ASCII, nothing that looks like something else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,14 +16,14 @@ from extproc.values.dialect import OPERATION_BY_PATH, Operation
 from extproc.values.envelope import ENVELOPE_FIELDS, Envelope
 from extproc.values.refusal import RefusalCode
 from extproc.wire.errors import WireError
+from extproc.wire.json_object import split_object
 
 MAX_KEY_BYTES = 512
 """API keys of the field are 20 to 200 bytes; a longer one is refused before it is hashed."""
 MAX_METADATA_BYTES = 4_096
 """Seven fields of 128 characters with their names fit three times."""
-
-_IDENTIFIER = re.compile(rb"[A-Za-z0-9._:@-]{1,128}")
-_SESSION = re.compile(rb"[A-Za-z0-9._:@/=+-]{1,128}")
+MAX_TIMEOUT_MS = 86_400_000
+"""A day. A client that waits longer has no timeout in practice."""
 
 SESSION_HEADERS = (
     "x-claude-code-session-id",
@@ -32,8 +32,9 @@ SESSION_HEADERS = (
     "x-amp-thread-id",
     "x-session-id",
 )
-"""What agent clients send by themselves, in order of precedence. Codex's ``session_id`` has an
-underscore, which Envoy rejects in header names; newer Codex versions send ``session-id``."""
+"""What agent clients send by themselves, in order of precedence. Codex sends ``session-id`` since
+0.131; before, it was ``session_id``, and Envoy rejects underscores in header names because other
+software reads them as dashes, which is a way to smuggle a second identity past us."""
 
 CREDENTIAL_HEADERS = (
     "authorization",
@@ -45,7 +46,37 @@ CREDENTIAL_HEADERS = (
 )
 """Whatever may carry a secret of the caller: never shown to a provider."""
 
-_INVALID_CREDENTIAL = RefusalCode.INVALID_CREDENTIAL
+PRIVATE_PREFIXES = ("x-amz-", "x-claude-code-")
+"""Headers stripped by prefix beside the identity prefix: a caller's AWS signature or session token,
+and which of whose agents is asking."""
+
+_IDENTIFIER = re.compile(rb"[A-Za-z0-9._:@-]{1,128}")
+_ENVELOPE = re.compile(
+    rb"[A-Za-z0-9._:@-]{0,128}(?:,[A-Za-z0-9._:@-]{0,128}){%d}" % (len(ENVELOPE_FIELDS) - 1)
+)
+"""All fields joined by a character that none may hold: one match instead of seven."""
+_SESSION = re.compile(rb"[A-Za-z0-9._:@/=+-]{1,128}")
+_BEARER = re.compile(rb"bearer +([!-~]+) *", re.IGNORECASE)
+_API_KEY = re.compile(rb"[!-~]+")
+_NUMBER = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_BLANK = b" \t"
+
+# The places of what is picked from the headers. The envelope's fields come first.
+_FIELDS = len(ENVELOPE_FIELDS)
+_SESSION_FIELD = ENVELOPE_FIELDS.index("session_id")
+_METADATA = _FIELDS
+_PATH = _FIELDS + 1
+_AUTHORIZATION = _FIELDS + 2
+_X_API_KEY = _FIELDS + 3
+_REQUEST_ID = _FIELDS + 4
+_CONTENT_TYPE = _FIELDS + 5
+_CONTENT_ENCODING = _FIELDS + 6
+_SDK_TIMEOUT = _FIELDS + 7
+_OWN_TIMEOUT = _FIELDS + 8
+_SESSIONS = _FIELDS + 9
+_PLACES = _SESSIONS + len(SESSION_HEADERS)
+
+_decode_string = msgspec.json.Decoder(str).decode
 
 
 class CallerHeaders(NamedTuple):
@@ -56,150 +87,178 @@ class CallerHeaders(NamedTuple):
     api_key: bytes
     request_id: str
     remove: Sequence[str]
-    """Present headers under the identity prefix that are no envelope field: stripped by name."""
+    """Present headers to strip that have no fixed name (see ``HeaderNames.identity``)."""
+    client_timeout_ms: int | None = None
+    """How long the client says it waits; None when it does not say, or says no number."""
 
 
 class HeaderNames:
     """The header names of one policy generation, derived from its prefix once."""
 
-    __slots__ = ("_fields", "_sessions", "metadata", "prefix")
+    __slots__ = ("_fields", "_places", "_private", "metadata", "prefix")
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.metadata = prefix + "metadata"
-        self._fields = {
-            prefix + field.replace("_", "-"): place for place, field in enumerate(ENVELOPE_FIELDS)
+        self._private = (prefix, *PRIVATE_PREFIXES)
+        self._fields = tuple(prefix + field.replace("_", "-") for field in ENVELOPE_FIELDS)
+        self._places = {name: place for place, name in enumerate(self._fields)} | {
+            self.metadata: _METADATA,
+            ":path": _PATH,
+            "authorization": _AUTHORIZATION,
+            "x-api-key": _X_API_KEY,
+            "x-request-id": _REQUEST_ID,
+            "content-type": _CONTENT_TYPE,
+            "content-encoding": _CONTENT_ENCODING,
+            "x-stainless-timeout": _SDK_TIMEOUT,
+            prefix + "request-timeout": _OWN_TIMEOUT,
         }
-        self._sessions = {name: rank for rank, name in enumerate(SESSION_HEADERS)}
+        for rank, name in enumerate(SESSION_HEADERS):
+            self._places.setdefault(name, _SESSIONS + rank)
 
     @property
     def identity(self) -> tuple[str, ...]:
         """Every header that only the gateway reads."""
-        return (*self._fields, self.metadata, *SESSION_HEADERS)
+        return (*self._fields, self.metadata, self.prefix + "request-timeout", *SESSION_HEADERS)
 
     def parse(self, headers: Iterable[tuple[str, bytes]]) -> CallerHeaders:
-        """One pass over the headers. Raises ``WireError``."""
-        claims = [""] * len(ENVELOPE_FIELDS)
-        metadata = session = None
-        rank = len(SESSION_HEADERS)
-        path = authorization = x_api_key = content_type = b""
-        request_id = ""
+        """Reads the headers in one pass. Names are in lower case.
+
+        Raises ``WireError``: 404 for a path that is none of ours, 401 for anything but one good
+        API key, 400 for a header given twice or an identity that cannot be compared, 415 for a
+        body that is not plain JSON.
+        """
+        found: list[bytes | None] = [None] * _PLACES
         remove = []
-        fields = self._fields
+        twice = None
+        places, private = self._places, self._private
         for name, value in headers:
-            if name in fields:
-                if claims[fields[name]]:
-                    raise _twice(name)
-                claims[fields[name]] = _identifier(name, value)
-            elif name == ":path":
-                path = value
-            elif name == "authorization":
-                if authorization:
-                    raise WireError("More than one API key.", code=_INVALID_CREDENTIAL)
-                authorization = value
-            elif name == "x-api-key":
-                if x_api_key:
-                    raise WireError("More than one API key.", code=_INVALID_CREDENTIAL)
-                x_api_key = value
-            elif name == "x-request-id":
-                request_id = value.decode("ascii", "replace")
-            elif name == "content-type":
-                content_type = value
-            elif name == "content-encoding":
-                if value.lower() != b"identity":
-                    raise WireError(
-                        "A compressed request body is not accepted.",
-                        code=RefusalCode.UNSUPPORTED_MEDIA_TYPE,
-                        param="content-encoding",
-                    )
-            elif name in self._sessions:
-                if self._sessions[name] < rank:
-                    rank, session = self._sessions[name], (name, value)
-            elif name == self.metadata:
-                if metadata is not None:
-                    raise _twice(name)
-                metadata = value
-            elif name.startswith(self.prefix):
+            place = places.get(name)
+            if place is not None:
+                if found[place] is not None:
+                    twice = name
+                found[place] = value
+            elif name.startswith(private):
                 remove.append(name)
-        if metadata:
-            self._merge_metadata(metadata, claims)
-        if session is not None and not claims[_SESSION_PLACE]:
-            claims[_SESSION_PLACE] = _session(*session)
-        operation = OPERATION_BY_PATH.get(path.partition(b"?")[0].decode("latin-1"))
+        operation = OPERATION_BY_PATH.get(
+            (found[_PATH] or b"").partition(b"?")[0].decode("latin-1")
+        )
         if operation is None:
             raise WireError("No such path.", code=RefusalCode.NOT_FOUND)
-        if operation is not Operation.MODELS and not _is_json(content_type):
-            raise WireError(
-                "The content type must be application/json.",
-                code=RefusalCode.UNSUPPORTED_MEDIA_TYPE,
-                param="content-type",
-            )
+        api_key = _api_key(found[_AUTHORIZATION], found[_X_API_KEY])
+        if twice is not None:
+            raise _repeated(twice, places[twice])
+        if operation is not Operation.MODELS:
+            _check_media_type(found[_CONTENT_TYPE], found[_CONTENT_ENCODING])
         return CallerHeaders(
-            operation, Envelope._make(claims), _key(authorization, x_api_key), request_id, remove
+            operation,
+            self._claims(found),
+            api_key,
+            (found[_REQUEST_ID] or b"").decode("ascii", "replace"),
+            remove,
+            _timeout_ms(found[_OWN_TIMEOUT], 1) or _timeout_ms(found[_SDK_TIMEOUT], 1_000),
         )
 
+    def _claims(self, found: Sequence[bytes | None]) -> Envelope:
+        fields = [value or b"" for value in found[:_FIELDS]]
+        joined = b",".join(fields)
+        if _ENVELOPE.fullmatch(joined):
+            claims = joined.decode("ascii").split(",")
+        else:
+            claims = list(map(_comparable, self._fields, fields))
+        metadata = found[_METADATA]
+        if metadata is not None and metadata.strip(_BLANK):
+            self._merge_metadata(metadata, claims)
+        if not claims[_SESSION_FIELD]:
+            for rank, name in enumerate(SESSION_HEADERS):
+                value = found[_SESSIONS + rank]
+                if value is not None and value.strip(_BLANK):
+                    claims[_SESSION_FIELD] = _session(name, value)
+                    break
+        return Envelope._make(claims)
+
     def _merge_metadata(self, text: bytes, claims: list[str]) -> None:
+        """Adds the claims of the JSON form. The same claim in both forms must agree."""
         if len(text) > MAX_METADATA_BYTES:
             raise WireError(f"{self.metadata} is too long.", param=self.metadata)
-        try:
-            values: Mapping[str, str] = _decode_metadata(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise WireError(
-                f"{self.metadata} is not a JSON object of strings.", param=self.metadata
-            ) from None
-        for key, value in values.items():
-            field = key.lower().replace("-", "_").removeprefix(self.prefix.replace("-", "_"))
+        split = split_object(text, self.metadata)
+        for key in split.values:
+            field = key.lower().replace("-", "_") if key.isascii() else ""
+            field = field.removeprefix(self.prefix.replace("-", "_"))
             if field not in ENVELOPE_FIELDS:
-                raise WireError(f"{self.metadata} has an unknown field.", param=self.metadata)
+                named = f" {field}" if field.isidentifier() and len(field) <= 64 else ""
+                raise WireError(
+                    f"{self.metadata} has an unknown field{named}.", param=self.metadata
+                )
+            try:
+                value = _decode_string(split.raw(key) or b"").encode()
+            except (msgspec.DecodeError, UnicodeError):
+                raise WireError(
+                    f"{self.metadata} must hold strings only.", param=self.metadata
+                ) from None
             place = ENVELOPE_FIELDS.index(field)
-            checked = _identifier(self.metadata, value.encode())
-            if claims[place] and claims[place] != checked:
-                raise _twice(self.prefix + field.replace("_", "-"))
-            claims[place] = checked
+            claim = _comparable(self._fields[place], value)
+            if claim and claims[place] and claims[place] != claim:
+                raise _repeated(self._fields[place], place)
+            claims[place] = claims[place] or claim
 
 
-_SESSION_PLACE = ENVELOPE_FIELDS.index("session_id")
-_decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
-
-
-def _identifier(name: str, value: bytes) -> str:
+def _comparable(name: str, value: bytes) -> str:
+    """An identity value as it is; empty when blank, which means the same as missing."""
     if _IDENTIFIER.fullmatch(value):
         return value.decode("ascii")
-    if not value.strip(b" \t"):
-        return ""  # blank is the same as missing
+    if not value.strip(_BLANK):
+        return ""
     raise WireError(f"{name} must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -", param=name)
 
 
 def _session(name: str, value: bytes) -> str:
     if _SESSION.fullmatch(value):
         return value.decode("ascii")
-    if not value.strip(b" \t"):
-        return ""
     raise WireError(f"{name} is not a usable session id.", param=name)
 
 
-def _twice(name: str) -> WireError:
-    return WireError(
-        f"{name} is given more than once.", code=RefusalCode.DUPLICATE_IDENTITY, param=name
+def _repeated(name: str, place: int) -> WireError:
+    if place in (_AUTHORIZATION, _X_API_KEY):
+        return WireError("More than one API key.", code=RefusalCode.INVALID_CREDENTIAL)
+    identity = place <= _METADATA or place >= _SESSIONS
+    code = RefusalCode.DUPLICATE_IDENTITY if identity else RefusalCode.INVALID_REQUEST
+    return WireError(f"{name} is given more than once.", code=code, param=name)
+
+
+def _check_media_type(content_type: bytes | None, content_encoding: bytes | None) -> None:
+    if (content_type or b"").partition(b";")[0].strip().lower() != b"application/json":
+        raise WireError(
+            "The content type must be application/json.",
+            code=RefusalCode.UNSUPPORTED_MEDIA_TYPE,
+            param="content-type",
+        )
+    if content_encoding and content_encoding.lower() != b"identity":
+        raise WireError(
+            "A compressed request body is not accepted.",
+            code=RefusalCode.UNSUPPORTED_MEDIA_TYPE,
+            param="content-encoding",
+        )
+
+
+def _api_key(authorization: bytes | None, x_api_key: bytes | None) -> bytes:
+    """The caller's one key. Every kind of bad credential gets the same answer."""
+    key = b""
+    if authorization:
+        bearer = _BEARER.fullmatch(authorization)
+        if bearer and x_api_key in (None, b"", bearer[1]):
+            key = bearer[1]
+    elif x_api_key and _API_KEY.fullmatch(x_api_key):
+        key = x_api_key
+    if 0 < len(key) <= MAX_KEY_BYTES:
+        return key
+    raise WireError(
+        "Give one API key: Authorization: Bearer KEY, or x-api-key: KEY.",
+        code=RefusalCode.INVALID_CREDENTIAL,
     )
 
 
-def _is_json(content_type: bytes) -> bool:
-    return content_type.partition(b";")[0].strip().lower() == b"application/json"
-
-
-def _key(authorization: bytes, x_api_key: bytes) -> bytes:
-    """The caller's key. Every kind of bad credential gets the same answer."""
-    bearer = b""
-    if authorization:
-        scheme, _, bearer = authorization.partition(b" ")
-        if scheme.lower() != b"bearer":
-            bearer = b""
-    key = bearer.strip(b" ") or x_api_key
-    conflict = bearer and x_api_key and bearer != x_api_key
-    if not key or len(key) > MAX_KEY_BYTES or conflict:
-        raise WireError(
-            "Give one API key: Authorization: Bearer KEY, or x-api-key: KEY.",
-            code=_INVALID_CREDENTIAL,
-        )
-    return key
+def _timeout_ms(value: bytes | None, unit_ms: int) -> int | None:
+    if value is None or not _NUMBER.fullmatch(value):
+        return None
+    return min(MAX_TIMEOUT_MS, int(float(value) * unit_ms)) or None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import NamedTuple
 
@@ -18,8 +17,14 @@ MAX_TOKENS = 10_000_000
 """Above any model's output; keeps worst cases far below 2^53 micro-USD."""
 MAX_CHOICES = 128
 """OpenAI's own bound on ``n``."""
-MAX_TOOLS_BYTES = 4 * 1024 * 1024
-"""Tool definitions parsed to look for server-side tools; longer ones count as such."""
+MAX_PROMPTS = 2_048
+"""OpenAI's own bound on the prompts of one legacy completions call."""
+MAX_TOOL_OBJECTS = 20_000
+"""JSON objects in the tool definitions, schemas included; more count as server-side tools, unread.
+Each may cost the parser 150 ns. The largest agent set-ups send some thousands."""
+MAX_SEARCHED_BYTES = 1_000_000
+"""A longer prompt is not searched for references (8 ns per byte at worst) but taken to have some: it
+has more bytes than almost every context window has tokens, so the window bounds it anyway."""
 
 _MAXIMUM_KEYS: dict[Operation, tuple[str, ...]] = {
     Operation.CHAT_COMPLETIONS: ("max_completion_tokens", "max_tokens"),
@@ -27,38 +32,74 @@ _MAXIMUM_KEYS: dict[Operation, tuple[str, ...]] = {
     Operation.RESPONSES: ("max_output_tokens",),
     Operation.MESSAGES: ("max_tokens",),
 }
-_INJECTED_KEY = {
-    Operation.CHAT_COMPLETIONS: "max_tokens",
-    Operation.COMPLETIONS: "max_tokens",
-    Operation.RESPONSES: "max_output_tokens",
-    Operation.MESSAGES: "max_tokens",
-}
 _STREAM_USAGE = (Operation.CHAT_COMPLETIONS, Operation.COMPLETIONS)
+_NEWER_FIELD = re.compile(r"(?:.*[/.])?(?:o[1-9]|gpt-[5-9])", re.IGNORECASE)
+"""OpenAI models that refuse ``max_tokens``. Other servers may know only that one."""
 
-_REFERENCES = tuple(
-    b'"%s"' % word
-    for word in (
-        b"image_url",
-        b"file_id",
-        b"file_url",
-        b"input_image",
-        b"input_file",
-        b"input_audio",
-        b"image",
-        b"document",
-        b"file",
-        b"previous_response_id",
-        b"conversation",
-        b"container",
-    )
-)
-"""Input that the body's bytes do not bound: it is elsewhere, or billed by tile or second. Looked for
-as plain text in the whole body: a prompt that merely talks of it reserves more, never less."""
+_PROMPT_KEY = {Operation.MESSAGES: "messages", Operation.CHAT_COMPLETIONS: "messages"}
+_REFERENCES = {
+    Operation.MESSAGES: re.compile(rb'"(?:image|document|container_upload)"'),
+    Operation.CHAT_COMPLETIONS: re.compile(
+        rb'"(?:image_url|video_url|audio_url|file|input_audio|audio)"'
+    ),
+    Operation.RESPONSES: re.compile(rb'"(?:image_url|file_url|file_id|input_file|input_audio|id)"'),
+}
+"""Input that the body's bytes do not bound: it is elsewhere, or billed by tile or second. Looked
+for as plain text in the prompt: one that merely talks of it reserves more, never less. An ``id`` in
+a Responses item makes OpenAI load what it stored under it."""
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 """No ordinary serialiser escapes ASCII letters; one that does could hide the words above."""
+_REFERENCE_KEYS = ("previous_response_id", "conversation", "container")
 
-_CLIENT_TOOL_TYPES = ("function", "custom")
-"""OpenAI tools that the caller runs. Every other type runs at the provider, billed per call."""
+_UNPRICED_KEYS = frozenset(
+    {
+        "audio",  # spoken output has a price of its own
+        "mcp_servers",  # Anthropic calls them, as often as it likes
+        "models",  # OpenRouter: the provider may pick another model than the one priced
+        "plugins",  # OpenRouter: billed per use
+        "prediction",  # rejected predictions are billed as output
+        "web_search_options",  # billed per search
+    }
+)
+_PLAIN_TIERS = frozenset((b'"auto"', b'"default"', b'"flex"', b'"standard"', b'"standard_only"'))
+_DEARER_KEYS = {
+    "service_tier": _PLAIN_TIERS,
+    "speed": frozenset((b'"standard"',)),
+    "inference_geo": frozenset((b'"global"',)),
+}
+"""Fields that choose a dearer variant, with the values that do not. Compared as raw text, so that
+an escaped spelling of a plain value counts as dear, never the other way round."""
+
+_OWN_TOOLS = (None, "function", "custom")
+"""Tools that the caller defines and runs: their whole schema is in the body."""
+_PROVIDER_SCHEMA_TOOLS = re.compile(
+    r"(?:local_shell|apply_patch|(?:bash|text_editor|computer|memory)_[0-9]{8})"
+)
+"""Tools that the caller runs, with a schema that the provider adds to the prompt by itself. Every
+other type runs at the provider and is billed per call or loops there."""
+
+
+class _Tool(msgspec.Struct):
+    type: str | None = None
+
+
+class _Special(NamedTuple):
+    choices: int = 1
+    input_by_reference: bool = False
+    server_tools: bool = False
+    priority_tier: bool = False
+    asks_usage: bool = False
+
+
+_PLAIN = _Special()
+_SPECIAL_KEYS = _UNPRICED_KEYS.union(
+    _REFERENCE_KEYS,
+    _DEARER_KEYS,
+    ("n", "best_of", "prompt", "tools", "stream_options", "context_management"),
+)
+"""A body with none of these is plain, which most are."""
+
+_decode_tools = msgspec.json.Decoder(list[_Tool]).decode
 _decode_raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -70,12 +111,16 @@ class InferenceRequest(NamedTuple):
     model: str
     stream: bool
     max_output_tokens: int | None
-    """What the caller named; None when it named nothing."""
+    """What the caller named for one output; None when it named nothing."""
     choices: int
-    """``n`` or ``best_of``: how many outputs are paid for."""
+    """How many outputs are paid for: ``n`` or ``best_of``, times the prompts of the call."""
     input_by_reference: bool
+    """Some input is not bounded by the body's bytes."""
     server_tools: bool
+    """Something is billed that is not a token of the bounded kinds, above all tools that run at the
+    provider: outside the proof."""
     priority_tier: bool
+    """A variant above the standard price was asked for: priority, fast mode, a region."""
     asks_usage: bool
     """The caller wants the usage chunk of an OpenAI stream."""
 
@@ -93,31 +138,24 @@ class InferenceRequest(NamedTuple):
 def parse_inference_request(operation: Operation, body: bytes) -> InferenceRequest:
     """Reads a body. Raises ``WireError``."""
     split = split_object(body)
-    places = split.places
-    named = [
-        _integer(split, key, MAX_TOKENS)
-        for key in _MAXIMUM_KEYS.get(operation, ())
-        if key in places
-    ]
-    named_tokens = [tokens for tokens in named if tokens is not None]
-    if operation is Operation.MESSAGES and not named_tokens:
+    model = _model(split)
+    maximum = _maximum(operation, split)
+    if operation is Operation.MESSAGES and maximum is None:
         raise WireError("max_tokens is required.", param="max_tokens")
     stream = _boolean(split, "stream")
-    choices = 1
-    if "n" in places or "best_of" in places:
-        choices = max(_integer(split, key, MAX_CHOICES) or 1 for key in ("n", "best_of"))
+    plain = _SPECIAL_KEYS.isdisjoint(split.values)
+    special = _PLAIN if plain else _special(operation, split)
     return InferenceRequest(
         operation,
         split,
-        _model(split),
+        model,
         stream,
-        # Both fields at once is a caller's slip; the larger one bounds whichever the provider uses.
-        max(named_tokens) if named_tokens else None,
-        choices,
-        _by_reference(body),
-        "tools" in places and _has_server_tools(operation, split),
-        "service_tier" in places and split.raw("service_tier") == b'"priority"',
-        stream and "stream_options" in places and _asks_usage(split),
+        maximum,
+        special.choices,
+        special.input_by_reference or _refers(operation, split),
+        special.server_tools,
+        special.priority_tier,
+        stream and special.asks_usage,
     )
 
 
@@ -127,13 +165,14 @@ def rewrite(
     """The body for a target: its model name, and what had to be added. All else byte for byte."""
     values = {"model": orjson.dumps(model)}
     if injected_max_tokens is not None:
-        values[_INJECTED_KEY[request.operation]] = b"%d" % injected_max_tokens
+        values[_injected_key(request.operation, model)] = b"%d" % injected_max_tokens
     if inject_usage:
-        options = request.body.raw("stream_options")
-        if options is None or options == b"null":
+        options = _present(request.body, "stream_options")
+        if options is None:
             values["stream_options"] = b'{"include_usage":true}'
         else:
-            values["stream_options"] = split_object(options).patched({"include_usage": b"true"})
+            asked = split_object(options, "stream_options")
+            values["stream_options"] = asked.patched({"include_usage": b"true"})
     return request.body.patched(values)
 
 
@@ -142,95 +181,135 @@ def needs_usage_injected(request: InferenceRequest) -> bool:
     return request.stream and request.operation in _STREAM_USAGE and not request.asks_usage
 
 
-def conversation_root(request: InferenceRequest) -> str:
-    """A digest of how the conversation began, the same on every later turn of it.
+def _injected_key(operation: Operation, model: str) -> str:
+    if operation is Operation.CHAT_COMPLETIONS and not _NEWER_FIELD.match(model):
+        return "max_tokens"
+    return _MAXIMUM_KEYS[operation][0]
 
-    Made of the system prompt and the first messages up to the first of the user, which agents
-    repeat unchanged. Other callers of the same prompt share it: it groups, it does not identify.
-    """
-    digest = hashlib.blake2b(digest_size=12)
-    split = request.body
-    for key in ("system", "instructions"):
-        digest.update(split.raw(key) or b"")
-    raw = split.raw("messages") or split.raw("input") or split.raw("prompt") or b""
-    if raw[:1] == b"[":
-        try:
-            for message in _decode_raw_list(raw):
-                part = bytes(message)
-                digest.update(part)
-                if b'"user"' in part:
-                    break
-        except msgspec.DecodeError:
-            digest.update(raw)
-    else:
-        digest.update(raw)
-    return digest.hexdigest()
+
+def _present(split: JsonObject, key: str) -> bytes | None:
+    """The raw value; None when absent or null, which SDKs mean to be the same."""
+    raw = split.raw(key)
+    return None if raw == b"null" else raw
 
 
 def _model(split: JsonObject) -> str:
     raw = split.raw("model")
-    model = _decode(raw) if raw is not None else None
+    model = None if raw is None else orjson.loads(raw)
     if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARACTERS:
         raise WireError("model must be the name of a model.", param="model")
     return model
 
 
+def _maximum(operation: Operation, split: JsonObject) -> int | None:
+    named = None
+    for key in _MAXIMUM_KEYS.get(operation, ()):
+        tokens = _integer(split, key, MAX_TOKENS)
+        # Both fields at once is a slip: the larger bounds whichever one the provider uses.
+        if tokens is not None and (named is None or tokens > named):
+            named = tokens
+    return named
+
+
+def _special(operation: Operation, split: JsonObject) -> _Special:
+    own_schema, server_tools = _tools(split)
+    return _Special(
+        _choices(operation, split),
+        not own_schema or _names_reference(operation, split),
+        server_tools or _has_unpriced(split),
+        any(_is_dear(split, key, plain) for key, plain in _DEARER_KEYS.items()),
+        _asks_usage(split),
+    )
+
+
+def _choices(operation: Operation, split: JsonObject) -> int:
+    choices = 1
+    for key in ("n", "best_of"):
+        choices = max(choices, _integer(split, key, MAX_CHOICES) or 1)
+    if operation is Operation.COMPLETIONS:
+        choices *= _prompts(split)
+    return choices
+
+
+def _prompts(split: JsonObject) -> int:
+    """How many prompts a legacy completions call carries. A list of numbers is one, in tokens."""
+    raw = split.raw("prompt") or b""
+    if not raw.startswith(b"[") or raw[1:].lstrip()[:1] not in (b'"', b"["):
+        return 1
+    prompts = len(_decode_raw_list(raw))
+    if prompts > MAX_PROMPTS:
+        raise WireError(f"prompt may hold at most {MAX_PROMPTS} prompts.", param="prompt")
+    return prompts
+
+
 def _integer(split: JsonObject, key: str, maximum: int) -> int | None:
     """A JSON integer in 1..maximum; None when absent or null."""
-    raw = split.raw(key)
-    if raw is None or raw == b"null":
+    raw = _present(split, key)
+    if raw is None:
         return None
-    if raw.isdigit() and len(raw) <= 9:
-        value = int(raw)
-        if 1 <= value <= maximum:
-            return value
+    if raw.isdigit() and len(raw) <= 9 and 1 <= int(raw) <= maximum:
+        return int(raw)
     raise WireError(f"{key} must be an integer from 1 to {maximum}.", param=key)
 
 
 def _boolean(split: JsonObject, key: str) -> bool:
-    raw = split.raw(key)
-    if raw is None or raw in (b"false", b"null"):
+    raw = _present(split, key)
+    if raw is None or raw == b"false":
         return False
     if raw == b"true":
         return True
     raise WireError(f"{key} must be true or false.", param=key)
 
 
-def _by_reference(body: bytes) -> bool:
-    if b"\\u00" in body and _ESCAPED_LETTER.search(body):
-        return True
-    return any(word in body for word in _REFERENCES)
+def _names_reference(operation: Operation, split: JsonObject) -> bool:
+    if operation is Operation.RESPONSES and _present(split, "prompt") is not None:
+        return True  # a template that OpenAI stores
+    return any(_present(split, key) is not None for key in _REFERENCE_KEYS)
 
 
-def _has_server_tools(operation: Operation, split: JsonObject) -> bool:
-    raw = split.raw("tools") or b"[]"
-    if raw == b"null":
+def _refers(operation: Operation, split: JsonObject) -> bool:
+    prompt = split.raw(_PROMPT_KEY.get(operation, "input"))
+    references = _REFERENCES.get(operation)
+    if prompt is None or references is None:
         return False
-    tools = None if len(raw) > MAX_TOOLS_BYTES else _decode(raw)
-    if not isinstance(tools, list):
+    if len(prompt) > MAX_SEARCHED_BYTES or references.search(prompt):
         return True
-    for tool in tools:
-        kind = tool.get("type") if isinstance(tool, dict) else ""
-        if operation is Operation.MESSAGES:
-            # Anthropic's own tools carry a dated type; a caller's tool has none, or "custom".
-            client = kind in (None, "custom") or str(kind).startswith(("bash_", "text_editor_"))
-        else:
-            client = kind in _CLIENT_TOOL_TYPES
-        if not client:
+    return b"\\" in prompt and _ESCAPED_LETTER.search(prompt) is not None
+
+
+def _tools(split: JsonObject) -> tuple[bool, bool]:
+    """Whether every tool's schema is in the body, and whether some tool runs at the provider."""
+    raw = _present(split, "tools")
+    if raw is None:
+        return True, False
+    if raw.count(b"{") > MAX_TOOL_OBJECTS:
+        return False, True
+    try:
+        tools = _decode_tools(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False, True  # nothing that is known to be harmless
+    foreign = [tool.type for tool in tools if tool.type not in _OWN_TOOLS]
+    server = any(not _PROVIDER_SCHEMA_TOOLS.fullmatch(kind or "") for kind in foreign)
+    return not foreign, server
+
+
+def _has_unpriced(split: JsonObject) -> bool:
+    for key in _UNPRICED_KEYS.intersection(split.values):
+        if _present(split, key) is not None:
             return True
-    return False
+    # Anthropic's compaction is a second generation inside the call, billed apart. (Clearing old
+    # tool results, what most callers use, is not.)
+    edits = split.raw("context_management")
+    return edits is not None and (b"compact" in edits or b"\\u" in edits)
+
+
+def _is_dear(split: JsonObject, key: str, plain: frozenset[bytes]) -> bool:
+    raw = _present(split, key)
+    return raw is not None and raw not in plain
 
 
 def _asks_usage(split: JsonObject) -> bool:
-    raw = split.raw("stream_options")
-    if raw is None or raw == b"null":
+    raw = _present(split, "stream_options")
+    if raw is None:
         return False
-    return split_object(raw).raw("include_usage") == b"true"
-
-
-def _decode(raw: bytes) -> object:
-    try:
-        value: object = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
-    return value
+    return split_object(raw, "stream_options").raw("include_usage") == b"true"

@@ -8,8 +8,9 @@ are found, and single values are replaced in the bytes.
 
 from __future__ import annotations
 
+import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -19,34 +20,61 @@ from extproc.wire.errors import WireError
 MAX_TOP_LEVEL_KEYS = 1_000
 """Every published request has fewer than fifty. The walk costs half a microsecond per key."""
 
+MAX_OTHER_BYTES = 1024 * 1024
+"""What a body may hold outside the fields that carry prompts and tools. The parser allocates for
+every key before keys can be counted, some 400 ns each: 32 MiB of keys would stop the event loop for
+a second."""
+
+_UTF8_STEP_BYTES = 64 * 1024
+"""UTF-8 is checked in steps, so that no copy of a 32 MiB body at four bytes a character is made."""
+
 _WHITESPACE = b" \t\n\r"
-_KEY = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
+_KEY = re.compile(rb'[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\n\r]*:[ \t\n\r]*')
 _SPACE = re.compile(rb"[ \t\n\r]*")
-_LONE_SURROGATE = re.compile(
-    rb"(?<!\\)(?:\\\\)*(?:"
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-)
+_COMMA = 0x2C
+_CLOSING_BRACE = 0x7D
+
+_ABSENT = msgspec.Raw(b"")
+
+
+class _Prompts(msgspec.Struct):
+    """The fields of all dialects that may be long. Everything else is skipped without a copy."""
+
+    messages: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = _ABSENT
+    prompt: msgspec.Raw = _ABSENT
+    system: msgspec.Raw = _ABSENT
+    instructions: msgspec.Raw = _ABSENT
+    tools: msgspec.Raw = _ABSENT
+    functions: msgspec.Raw = _ABSENT
+
+
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_prompts = msgspec.json.Decoder(_Prompts).decode
 _decode_key = msgspec.json.Decoder(str).decode
 
 
 class JsonObject:
-    """A JSON object's bytes and the places of its top-level values."""
+    """A JSON object's bytes and its top-level values. Made by ``split_object`` only."""
 
-    __slots__ = ("body", "places")
+    __slots__ = ("_places", "body", "values")
 
-    def __init__(self, body: bytes, places: dict[str, tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        values: dict[str, msgspec.Raw],
+        places: dict[str, tuple[int, int]] | None,
+    ) -> None:
         self.body = body
-        self.places = places
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.places
+        self.values = values
+        """Keys in the order of the body; the values share its memory."""
+        self._places = places
+        """Start and end of each value; None for a compact body, whose places add up."""
 
     def raw(self, key: str) -> bytes | None:
         """The exact bytes of a value; None when the key is absent."""
-        place = self.places.get(key)
-        return None if place is None else self.body[place[0] : place[1]]
+        value = self.values.get(key)
+        return None if value is None else bytes(value)
 
     def patched(self, values: Mapping[str, bytes]) -> bytes:
         """The body with some top-level values replaced, and absent keys added at the end.
@@ -54,100 +82,116 @@ class JsonObject:
         Every other byte stays as it was. ``values`` are JSON texts.
         """
         body = self.body
-        replaced = sorted((self.places[key], value) for key, value in values.items() if key in self)
+        left = dict(values)
         parts: list[bytes] = []
         done = 0
-        for (start, end), value in replaced:
-            parts += (body[done:start], value)
-            done = end
-        added = [
-            b"%s:%s" % (msgspec.json.encode(key), value)
-            for key, value in values.items()
-            if key not in self
-        ]
-        if added:
+        for key, start, end in self._each_place():
+            value = left.pop(key, None)
+            if value is not None:
+                parts += (body[done:start], value)
+                done = end
+                if not left:
+                    break
+        if left:
             brace = body.rindex(b"}")
-            separator = b"," if self.places else b""
-            parts += (body[done:brace], separator, b",".join(added))
+            added = [b"%s:%s" % (msgspec.json.encode(key), value) for key, value in left.items()]
+            parts += (body[done:brace], b"," if self.values else b"", b",".join(added))
             done = brace
         parts.append(body[done:])
         return b"".join(parts)
 
+    def _each_place(self) -> Iterator[tuple[str, int, int]]:
+        """Key, start and end of every value, in the order of the body."""
+        if self._places is not None:
+            for key, (start, end) in self._places.items():
+                yield key, start, end
+            return
+        at = 1
+        for key, raw in self.values.items():
+            start = at + len(key) + 3  # two quotes and the colon
+            end = start + len(memoryview(raw))
+            yield key, start, end
+            at = end + 1  # the comma
 
-def split_object(body: bytes) -> JsonObject:
+
+def split_object(body: bytes, what: str = "The body") -> JsonObject:
     """Finds the top-level values of a JSON object.
 
-    Raises ``WireError`` for anything that is not one strict UTF-8 JSON object with unique keys.
+    Raises ``WireError``, naming ``what``, for anything that is not one strict UTF-8 JSON object
+    with unique keys, at most ``MAX_TOP_LEVEL_KEYS`` of them. The parser itself refuses ``NaN``,
+    unpaired surrogate escapes, control characters, trailing bytes and (as ``RecursionError``)
+    nesting beyond some hundreds of levels.
     """
     if body[:1] != b"{" and body.lstrip(_WHITESPACE)[:1] != b"{":
-        raise WireError("The body is not a JSON object.")
+        raise WireError(f"{what} is not a JSON object.")
     try:
+        if len(body) > MAX_OTHER_BYTES:
+            _check_shape(body, what)
         values = _decode_object(body)
         if not body.isascii():
-            body.decode()
+            _check_utf8(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise WireError("The body is not valid JSON, or it is nested too deeply.") from None
+        raise WireError(f"{what} is not valid JSON, or it is nested too deeply.") from None
     if len(values) > MAX_TOP_LEVEL_KEYS:
-        raise WireError(f"The body has more than {MAX_TOP_LEVEL_KEYS} top-level keys.")
-    if (b"\\ud" in body or b"\\uD" in body) and _LONE_SURROGATE.search(body):
-        raise WireError("The body holds an unpaired surrogate escape.")
-    return JsonObject(body, _compact_places(body, values) or _walk(body, values))
+        raise WireError(f"{what} has more than {MAX_TOP_LEVEL_KEYS} top-level keys.")
+    # Without whitespace, escaped keys and duplicates, as SDKs write it, a body is exactly as long
+    # as its keys and values and five characters of punctuation less one comma. Whitespace, an
+    # escape, a dropped duplicate or a key outside ASCII can each only make it longer.
+    value_bytes = sum([len(memoryview(raw)) for raw in values.values()])
+    compact_bytes = 1 + 4 * len(values) + sum(map(len, values)) + value_bytes
+    return JsonObject(
+        body, values, None if compact_bytes == len(body) else _walk(body, values, what)
+    )
 
 
-def _compact_places(
-    body: bytes, values: dict[str, msgspec.Raw]
-) -> dict[str, tuple[int, int]] | None:
-    """The places when the body has no whitespace, no escaped key and no duplicate: what SDKs send.
-
-    Adding up what the parser kept gives the body's length only then, because whitespace, escapes
-    and dropped duplicates can each only make the body longer.
-    """
-    places = {}
-    at = 1
-    for key, raw in values.items():
-        start = at + len(key) + 3
-        at = start + len(memoryview(raw))
-        places[key] = (start, at)
-        at += 1
-    return places if at == len(body) and places else None
+def _check_shape(body: bytes, what: str) -> None:
+    prompts = _decode_prompts(body)
+    carried = sum(len(memoryview(getattr(prompts, field))) for field in _Prompts.__struct_fields__)
+    if len(body) - carried > MAX_OTHER_BYTES:
+        raise WireError(f"{what} holds more than {MAX_OTHER_BYTES} bytes outside its prompt.")
 
 
-def _walk(body: bytes, values: dict[str, msgspec.Raw]) -> dict[str, tuple[int, int]]:
+def _check_utf8(body: bytes) -> None:
+    view = memoryview(body)
+    at = 0
+    while at < len(body):
+        last = at + _UTF8_STEP_BYTES >= len(body)
+        at += codecs.utf_8_decode(view[at : at + _UTF8_STEP_BYTES], "strict", last)[1]
+
+
+def _walk(body: bytes, values: dict[str, msgspec.Raw], what: str) -> dict[str, tuple[int, int]]:
     """The place of each value. The parser keeps the last of duplicate keys, so walking the body
     with the values it kept finds a duplicate as soon as a key comes twice or a value differs."""
     places: dict[str, tuple[int, int]] = {}
     at = body.index(b"{") + 1
-    for _ in range(len(values)):
+    for _ in values:
         match = _KEY.match(body, at)
         if match is None:
             break
-        token = match[1]
-        key = token[1:-1].decode() if b"\\" not in token else _decode_key(token)
-        raw = values.get(key)
+        key = _decode_key(match[1])
+        raw = values[key]
         start = match.end()
-        if raw is None or key in places or not body.startswith(raw, start):
-            raise _duplicate(key)
+        if key in places or not body.startswith(raw, start):
+            raise _duplicate(key, what)
         end = start + len(memoryview(raw))
         places[key] = (start, end)
-        at = end
-        if body[at] != 0x2C:  # not a comma: whitespace first, or the end
-            space = _SPACE.match(body, at)
-            assert space is not None
-            at = space.end()
-            if body[at] != 0x2C:
-                break
+        space = _SPACE.match(body, end)
+        assert space is not None, "the pattern matches the empty string"
+        at = space.end()
+        if body[at] != _COMMA:
+            break
         at += 1
-    if body[at] == 0x7D or (not values):
-        return places
-    match = _KEY.match(body, at)
-    raise _duplicate(_decode_key(match[1]) if match else "")
+    if values and body[at] != _CLOSING_BRACE:
+        match = _KEY.match(body, at)
+        raise _duplicate(_decode_key(match[1]) if match else "", what)
+    return places
 
 
-def _duplicate(key: str) -> WireError:
+def _duplicate(key: str, what: str) -> WireError:
     # Parsers disagree on which of two wins: the provider could run another model than we priced.
-    name = key if key.isidentifier() and len(key) <= 64 else "a key"
+    name = key if key.isascii() and key.isidentifier() and len(key) <= 64 else "a key"
     return WireError(
-        f"The body names {name} more than once at its top level.",
+        f"{what} names {name} more than once at its top level.",
         code=RefusalCode.DUPLICATE_KEY,
         param=name,
     )

@@ -1,0 +1,1 @@
+"""The commands of ``tokenweir``: one module each, with ``add_arguments`` and ``run``."""

@@ -1,0 +1,1 @@
+"""A stand-in for the providers: for trying Tokenweir out, and the tests' billing oracle."""

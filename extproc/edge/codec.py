@@ -1,0 +1,283 @@
+"""ext_proc and access-log messages to events, and commands to messages.
+
+Requests are parsed by the protobuf library. Answers are written by hand: an answer is mostly the
+same few bytes about a chain of targets, encoded once and then put together with a body and a
+length. Protobuf's wire format makes that simple, and tests compare every answer with the library's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt
+from extproc.core.events import AttemptFailed, Ending, RequestEnded
+from extproc.core.routing import Chain
+from extproc.ledger.port import Standing
+from extproc.pb import extproc_pb2 as pb
+from extproc.policy.snapshot import Target
+from extproc.values.dialect import Dialect, Operation
+from extproc.values.limit import Unit
+from extproc.values.wire_names import (
+    DECIDED_HEADER,
+    METADATA,
+    REFUSED_DETAILS,
+    USAGE_METADATA,
+)
+from extproc.wire.error_body import amount_text, refusal_body, refusal_headers
+from extproc.wire.headers import CREDENTIAL_HEADERS
+
+_OVERWRITE = b"\x18\x02"  # HeaderValueOption.append_action = OVERWRITE_IF_EXISTS_OR_ADD
+_UNSAFE = {ord(c): None for c in "\r\n\0"}
+MAX_HEADER_CHARACTERS = 1_024
+"""Values of answer headers are ours, but rule ids are the policy's: longer ones are cut."""
+
+
+# -- protobuf, by hand ----------------------------------------------------------------------------
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    parts = bytearray()
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """A length-delimited field."""
+    return bytes((number << 3 | 2,)) + _varint(len(value)) + value
+
+
+def _set_header(name: str, value: bytes) -> bytes:
+    """One ``HeaderMutation.set_headers``."""
+    header = _field(1, name.encode()) + _field(3, value)
+    return _field(1, _field(1, header) + _OVERWRITE)
+
+
+def _entry(key: bytes, value: bytes) -> bytes:
+    """One entry of ``Struct.fields``; ``value`` is an encoded ``Value``."""
+    return _field(1, _field(1, key) + _field(2, value))
+
+
+def _string(key: bytes, text: str) -> bytes:
+    return _entry(key, _field(3, text.encode()))
+
+
+def _text(value: str) -> str:
+    """A header value that no policy text can break."""
+    return value.translate(_UNSAFE)[:MAX_HEADER_CHARACTERS]
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+
+AWAIT_BODY_MESSAGE = pb.ProcessingResponse(request_headers=pb.HeadersResponse()).SerializeToString()
+_REMOVE_CREDENTIALS = b"".join(_field(2, name.encode()) for name in CREDENTIAL_HEADERS)
+
+
+def encode_forward(command: Forward) -> bytes:
+    """The body answer that sends a request to the first target of its chain."""
+    chain, body = command.chain, command.body
+    key = (command.operation, command.hide_usage, command.generation)
+    fixed = chain.encoded.get(key)
+    if fixed is None:
+        fixed = chain.encoded[key] = _chain_headers(chain, command.operation)
+        chain.encoded["metadata", *key] = _chain_metadata(chain, command)
+    headers = fixed + _set_header("content-length", b"%d" % len(body))
+    if command.remove_headers:
+        headers += b"".join(_field(2, name.encode()) for name in command.remove_headers)
+    common = _field(2, headers) + _field(3, _field(1, body)) + b"\x28\x01"  # clear_route_cache
+    verdict = chain.encoded["metadata", *key] + _standing_entries(command)
+    namespace = _field(1, _field(1, METADATA.encode()) + _field(2, _field(5, verdict)))
+    return _field(3, _field(1, common)) + _field(8, namespace)
+
+
+def _chain_headers(chain: Chain, operation: Operation) -> bytes:
+    target = chain.targets[0]
+    return (
+        _target_headers(target, chain.dialect, operation)
+        + _set_header(DECIDED_HEADER, b"1")
+        + _set_header("x-envoy-max-retries", b"%d" % (len(chain.targets) - 1))
+        + _set_header("x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % chain.timeout_ms)
+    )
+
+
+def _target_headers(target: Target, dialect: Dialect, operation: Operation) -> bytes:
+    endpoint = target.provider.endpoints[dialect]
+    path = f"{endpoint.base_path}/{operation.value}"
+    return _set_header(":path", path.encode()) + _set_header(
+        ":authority", endpoint.authority.encode()
+    )
+
+
+def _chain_metadata(chain: Chain, command: Forward) -> bytes:
+    """The parts of the verdict that are the same for every request to this chain."""
+    verdict = pb.ProcessingResponse().dynamic_metadata
+    groups: list[Any] = []
+    for target in chain.targets:
+        name = target.clusters[chain.dialect]
+        groups.append({"name": name, "clusters": [{"cluster_name": name, "weight": 1}]})
+    verdict.update({"ok": True, "priority_groups": groups, "gen": str(command.generation)})
+    if command.hide_usage:
+        verdict.update({"hide_usage": True})
+    return verdict.SerializeToString()
+
+
+def _standing_entries(command: Forward) -> bytes:
+    """What the answer's headers will say about the tightest limits."""
+    entries = _string(b"rules", _text(command.rules)) if command.rules else b""
+    for standing in command.standings:
+        unit = standing.hold.limit.unit
+        if unit is Unit.MICRO_USD:
+            entries += _string(b"budget", amount_text("usd", standing.remaining))
+        else:
+            kind = b"r" if unit is Unit.REQUESTS else b"t"
+            entries += _limit_entries(kind, standing)
+    return entries
+
+
+def _limit_entries(kind: bytes, standing: Standing) -> bytes:
+    # The reset is relative in OpenAI's headers; whole seconds from the request's admission.
+    return _string(b"rl_l" + kind, str(standing.hold.ceiling)) + _string(
+        b"rl_r" + kind, str(standing.remaining)
+    )
+
+
+def encode_send_attempt(command: SendAttempt) -> bytes:
+    """The body answer of a later attempt. Every credential header of the earlier one is removed:
+    header changes survive from attempt to attempt."""
+    dialect = command.operation.dialect
+    headers = (
+        _target_headers(command.target, dialect, command.operation)
+        + _set_header("content-length", b"%d" % len(command.body))
+        + _REMOVE_CREDENTIALS
+    )
+    common = _field(2, headers) + _field(3, _field(1, command.body))
+    return _field(3, _field(1, common))
+
+
+def encode_refuse(command: Refuse) -> bytes:
+    """An immediate response with the refusal in the caller's dialect."""
+    refusal = command.refusal
+    headers = refusal_headers(refusal)
+    headers.append(("x-tfy-policy-generation", str(command.generation)))
+    if command.rules:
+        headers.append(("x-tfy-applied-rules", _text(command.rules)))
+    limit = refusal.limit
+    if limit is not None:
+        left = max(0, limit.limit - limit.spent - limit.reserved)
+        if limit.unit == "usd":
+            headers.append(("x-budget-remaining-usd", amount_text("usd", left)))
+        else:
+            kind = "requests" if limit.unit == "requests" else "tokens"
+            headers.append((f"x-ratelimit-limit-{kind}", str(limit.limit)))
+            headers.append((f"x-ratelimit-remaining-{kind}", str(left)))
+    body = refusal_body(command.dialect, refusal, command.request_id, command.generation)
+    return _immediate(refusal.status, headers, body)
+
+
+def encode_answer(command: Answer) -> bytes:
+    """An immediate response with a document of our own."""
+    headers = [
+        ("content-type", "application/json"),
+        ("x-tfy-policy-generation", str(command.generation)),
+    ]
+    return _immediate(200, headers, command.body)
+
+
+def _immediate(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
+    response = pb.ProcessingResponse()
+    immediate = response.immediate_response
+    immediate.status.code = status
+    immediate.body = body
+    immediate.details = REFUSED_DETAILS
+    for name, value in headers:
+        option = immediate.headers.set_headers.add()
+        option.header.key = name
+        option.header.raw_value = value.encode()
+        option.append_action = 2
+    return response.SerializeToString()
+
+
+def encode(command: AwaitBody | Refuse | Answer | Forward | SendAttempt) -> tuple[bytes, bool]:
+    """The message for a command, and whether it is the stream's last."""
+    if isinstance(command, AwaitBody):
+        return AWAIT_BODY_MESSAGE, False
+    if isinstance(command, Forward):
+        return encode_forward(command), True
+    if isinstance(command, Refuse):
+        return encode_refuse(command), True
+    if isinstance(command, SendAttempt):
+        return encode_send_attempt(command), True
+    return encode_answer(command), True
+
+
+# -- access log -----------------------------------------------------------------------------------
+
+
+def decode_request_ended(entry: pb.HttpAccessLogEntry, now_ms: int) -> RequestEnded:
+    """A request's own log entry."""
+    common = entry.common_properties
+    first = last = tail = b""
+    metadata = common.metadata.filter_metadata
+    if USAGE_METADATA in metadata:
+        fields = metadata[USAGE_METADATA].fields
+        first = fields["first"].string_value.encode() if "first" in fields else b""
+        last = fields["last"].string_value.encode() if "last" in fields else b""
+        tail = fields["tail"].string_value.encode() if "tail" in fields else b""
+    return RequestEnded(
+        common.stream_id,
+        common.upstream_request_attempt_count,
+        _ending(entry),
+        first,
+        last,
+        tail,
+        now_ms,
+    )
+
+
+def decode_attempt_failed(entry: pb.HttpAccessLogEntry, now_ms: int) -> AttemptFailed:
+    """A failed attempt's log entry."""
+    headers = entry.request.request_headers
+    number = headers.get("x-envoy-attempt-count", "")
+    return AttemptFailed(
+        headers.get("x-request-id", ""),
+        int(number) if number.isdigit() else 0,
+        _ending(entry),
+        now_ms,
+    )
+
+
+def _ending(entry: pb.HttpAccessLogEntry) -> Ending:
+    status = entry.response.response_code.value
+    common = entry.common_properties
+    if not common.HasField("response_flags"):
+        return Ending(status)
+    flags = common.response_flags
+    return Ending(
+        status,
+        connect_failed=(
+            flags.upstream_connection_failure
+            or flags.no_healthy_upstream
+            or flags.no_cluster_found
+            or flags.dns_resolution_failure
+            or flags.upstream_overflow
+        ),
+        timed_out=(
+            flags.upstream_request_timeout
+            or flags.stream_idle_timeout
+            or flags.duration_timeout
+            or flags.upstream_max_stream_duration_reached
+        ),
+        reset=(
+            flags.local_reset
+            or flags.upstream_remote_reset
+            or flags.upstream_connection_termination
+            or flags.upstream_protocol_error
+        ),
+        client_gone=(flags.downstream_connection_termination or flags.downstream_remote_reset),
+    )

@@ -1,0 +1,99 @@
+"""Counts of what the sidecar did. Plain integers on the hot path; rendered when somebody asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from extproc.values.refusal import RefusalCode
+
+
+class Metrics:
+    """The sidecar's counters. Every label value is from a fixed list or from policy."""
+
+    __slots__ = (
+        "admitted",
+        "breached_fallbacks",
+        "expired",
+        "generation",
+        "internal_errors",
+        "policy_load_errors",
+        "policy_warnings",
+        "refused",
+        "released",
+        "settled",
+        "settled_without_usage",
+        "slow_turns",
+        "suspect_usage",
+        "would_block",
+    )
+
+    def __init__(self) -> None:
+        self.admitted = 0
+        self.breached_fallbacks = 0
+        self.refused: Counter[RefusalCode] = Counter()
+        self.would_block: Counter[str] = Counter()
+        self.settled = 0
+        self.settled_without_usage = 0
+        self.suspect_usage = 0
+        self.released = 0
+        self.expired = 0
+        self.internal_errors = 0
+        self.slow_turns = 0
+        self.generation = 0
+        self.policy_load_errors = 0
+        self.policy_warnings: Counter[str] = Counter()
+
+    def render(self, in_flight: int) -> bytes:
+        """Prometheus text."""
+        registry = CollectorRegistry()
+        registry.register(_Snapshot(self, in_flight))
+        return generate_latest(registry)
+
+
+_COUNTERS = (
+    ("admitted", "Requests that were let go"),
+    ("breached_fallbacks", "Requests that a breached limit moved to another target"),
+    ("settled", "Reservations replaced by reported usage"),
+    ("settled_without_usage", "Reservations charged in full because no final usage came"),
+    ("suspect_usage", "Usage reports that cannot be true"),
+    ("released", "Reservations of attempts that cost nothing"),
+    ("expired", "Reservations charged because nothing was heard of them"),
+    ("internal_errors", "Requests refused because of a fault of ours"),
+    ("slow_turns", "Turns of the event loop longer than the watchdog allows"),
+    ("policy_load_errors", "Policy folders that were refused"),
+)
+
+
+class _Snapshot(Collector):
+    def __init__(self, metrics: Metrics, in_flight: int) -> None:
+        self._metrics = metrics
+        self._in_flight = in_flight
+
+    def collect(self):  # type: ignore[no-untyped-def]
+        """Every metric family."""
+        for name, text in _COUNTERS:
+            yield CounterMetricFamily(f"tokenweir_{name}", text, getattr(self._metrics, name))
+        refused = CounterMetricFamily("tokenweir_refused", "Refusals by code", labels=["code"])
+        for code, count in self._metrics.refused.items():
+            refused.add_metric([code.value], count)
+        yield refused
+        shadow = CounterMetricFamily(
+            "tokenweir_would_block", "What shadow rules would have refused", labels=["rule"]
+        )
+        for rule, count in self._metrics.would_block.items():
+            shadow.add_metric([rule], count)
+        yield shadow
+        warnings = GaugeMetricFamily(
+            "tokenweir_policy_warnings", "Warnings of the active policy", labels=["code"]
+        )
+        for kind, count in self._metrics.policy_warnings.items():
+            warnings.add_metric([kind], count)
+        yield warnings
+        yield GaugeMetricFamily(
+            "tokenweir_policy_generation", "Active policy generation", self._metrics.generation
+        )
+        yield GaugeMetricFamily("tokenweir_in_flight", "Unsettled requests", self._in_flight)

@@ -1,0 +1,249 @@
+"""What Envoy calls: the decision on a request, on a later attempt, and the access log.
+
+One loop for all of it: message -> event -> machine -> command -> message. Whatever goes wrong, the
+request does not pass: a fault of ours answers 503, and if even that fails the transport ends the
+stream with an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from random import Random
+from typing import Any
+
+from extproc.core import settlement
+from extproc.core.attempt import AttemptMachine
+from extproc.core.commands import (
+    Answer,
+    AwaitBody,
+    EndCommand,
+    Forward,
+    Refuse,
+    Reserve,
+    SendAttempt,
+    Settle,
+)
+from extproc.core.events import AttemptStarted, RequestBody, RequestHeaders, Reserved
+from extproc.core.gate import LEASE_MS, Gate
+from extproc.core.machine import RequestMachine
+from extproc.edge import codec
+from extproc.edge.clock import Clock
+from extproc.edge.metrics import Metrics
+from extproc.edge.stream import Stream, StreamKind
+from extproc.envoy.ext_proc import ATTEMPT_HEADER, CLUSTER_ATTRIBUTE
+from extproc.ledger.embedded import EmbeddedLedger
+from extproc.ledger.port import Granted, LedgerUnavailableError
+from extproc.pb import extproc_pb2 as pb
+from extproc.values.wire_names import ATTEMPT_LOG
+
+_log = logging.getLogger(__name__)
+
+_parse_request = pb.ProcessingRequest.FromString
+_parse_log = pb.StreamAccessLogsMessage.FromString
+
+
+class Sidecar:
+    """What the three services share: one gate, one ledger, one clock."""
+
+    def __init__(self, gate: Gate, ledger: EmbeddedLedger, clock: Clock, draw: Random) -> None:
+        self.gate = gate
+        self.ledger = ledger
+        self.clock = clock
+        self.draw = draw.random
+        self.metrics = Metrics()
+
+    def reserve(self, command: Reserve) -> Reserved | None:
+        """Asks the ledger; None when it cannot say."""
+        try:
+            outcome = self.ledger.reserve(
+                command.reservation_id,
+                command.holds,
+                command.amounts,
+                command.now_ms,
+                command.lease_until_ms,
+                command.about,
+            )
+        except LedgerUnavailableError:
+            return None
+        if isinstance(outcome, Granted) and outcome.would_block:
+            self.metrics.would_block.update(outcome.would_block)
+        return Reserved(outcome, command.now_ms)
+
+    def end(self, commands: list[EndCommand], now_ms: int) -> None:
+        """Carries out what a settlement decided."""
+        for command in commands:
+            if isinstance(command, Settle):
+                about = command.about
+                self.ledger.settle(command.reservation_id, command.amounts, now_ms, about)
+                self.metrics.settled += 1
+                self.metrics.settled_without_usage += "without_usage" in about
+                self.metrics.suspect_usage += bool(about.get("suspect"))
+            else:
+                self.ledger.release(command.reservation_id, now_ms, command.reason)
+                self.metrics.released += 1
+
+    def fault(self, what: str) -> None:
+        """Counts and logs an error of ours."""
+        self.metrics.internal_errors += 1
+        _log.exception("%s failed", what)
+
+
+class _Service:
+    """Flushes the journal before any answer leaves."""
+
+    kind = StreamKind.BIDIRECTIONAL
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
+
+    def before_write(self) -> None:
+        """See ``Service``: no answer leaves before its reservation is durable."""
+        self._sidecar.ledger.flush()
+
+    def closed(self, stream: Stream) -> None:
+        """Envoy gave the stream up. What was reserved is settled by the access log, or by lease."""
+        stream.state = None
+
+
+class RequestService(_Service):
+    """ext_proc on the listener: one stream per request."""
+
+    def message(self, stream: Stream, data: bytes) -> None:
+        """Headers, then the body."""
+        message = _parse_request(data)
+        phase = _phase(message)
+        machine: RequestMachine | None = stream.state
+        if phase == "request_headers" and machine is None:
+            machine = stream.state = RequestMachine(self._sidecar.gate)
+        elif phase != "request_body" or machine is None:
+            # A stream that begins with its response (Envoy's own local reply) or carries nothing:
+            # there is nothing to decide and nothing to answer.
+            stream.fail()
+            return
+        try:
+            command = self._decide(machine, message, phase)
+            answer, end = codec.encode(command)
+        except Exception:  # noqa: BLE001  fail closed, whatever it is
+            self._sidecar.fault("a decision")
+            refusal = machine.refuse_internal_error()
+            self._sidecar.metrics.refused[refusal.refusal.code] += 1
+            answer, end = codec.encode_refuse(refusal), True
+        stream.send(answer, end=end)
+
+    def _decide(
+        self, machine: RequestMachine, message: pb.ProcessingRequest, phase: str
+    ) -> AwaitBody | Answer | Refuse | Forward:
+        sidecar = self._sidecar
+        now_ms = sidecar.clock.now_ms()
+        command: AwaitBody | Answer | Refuse | Forward | Reserve
+        if phase == "request_headers":
+            headers = message.request_headers
+            pairs = [(h.key, h.raw_value) for h in headers.headers.headers]
+            command = machine.on_headers(RequestHeaders(pairs, headers.end_of_stream, now_ms))
+        else:
+            event = RequestBody(message.request_body.body, now_ms, sidecar.draw())
+            command = machine.on_body(event)
+        while isinstance(command, Reserve):
+            reserved = sidecar.reserve(command)
+            if reserved is None:
+                command = machine.on_ledger_failed()
+            else:
+                command = machine.on_reserved(reserved)
+        if isinstance(command, Forward):
+            sidecar.metrics.admitted += 1
+        elif isinstance(command, Refuse):
+            sidecar.metrics.refused[command.refusal.code] += 1
+        return command
+
+
+class AttemptService(_Service):
+    """ext_proc on a wrapper cluster: one stream per attempt after the first."""
+
+    def message(self, stream: Stream, data: bytes) -> None:
+        """Headers, then the body as the first attempt's decision left it."""
+        message = _parse_request(data)
+        phase = _phase(message)
+        if phase == "request_headers" and stream.state is None:
+            stream.state = AttemptMachine(self._sidecar.gate, _attempt_started(message))
+            stream.send(codec.AWAIT_BODY_MESSAGE)
+            return
+        machine: AttemptMachine | None = stream.state
+        if phase != "request_body" or machine is None:
+            stream.fail()
+            return
+        try:
+            command = self._decide(machine, message.request_body.body)
+            answer, _ = codec.encode(command)
+        except Exception:  # noqa: BLE001  fail closed, whatever it is
+            self._sidecar.fault("an attempt's decision")
+            answer = codec.encode_refuse(machine.refuse_internal_error())
+        stream.send(answer, end=True)
+
+    def _decide(self, machine: AttemptMachine, body: bytes) -> SendAttempt | Refuse:
+        command = machine.on_body(body, self._sidecar.clock.now_ms())
+        if isinstance(command, Reserve):
+            reserved = self._sidecar.reserve(command)
+            if reserved is None:
+                return machine.on_ledger_failed()
+            return machine.on_reserved(reserved)
+        return command
+
+
+class AccessLogService(_Service):
+    """Envoy's access logs: what became of requests and attempts."""
+
+    kind = StreamKind.CLIENT
+
+    def message(self, stream: Stream, data: bytes) -> None:
+        """A batch of entries. One bad entry does not lose the others."""
+        message = _parse_log(data)
+        if message.HasField("identifier"):
+            stream.state = message.identifier.log_name
+        attempts = stream.state == ATTEMPT_LOG
+        now_ms = self._sidecar.clock.now_ms()
+        for entry in message.http_logs.log_entry:
+            try:
+                self._entry(entry, attempts, now_ms)
+            except LedgerUnavailableError:
+                _log.error("a settlement could not be written; its lease will charge it")
+            except Exception:  # noqa: BLE001  the other entries are owed their settlement
+                self._sidecar.fault("a settlement")
+        try:
+            self._sidecar.ledger.flush()
+        except LedgerUnavailableError:
+            _log.error("settlements could not be written; their leases will charge them")
+
+    def _entry(self, entry: Any, attempts: bool, now_ms: int) -> None:
+        sidecar = self._sidecar
+        if attempts:
+            failed = codec.decode_attempt_failed(entry, now_ms)
+            sidecar.end(settlement.attempt_failed(sidecar.gate, failed), now_ms)
+        elif entry.common_properties.intermediate_log_entry:
+            in_flight = sidecar.gate.in_flight.get(entry.common_properties.stream_id)
+            if in_flight is not None:
+                for attempt in in_flight.attempts.values():
+                    sidecar.ledger.renew(attempt.reservation_id, now_ms + LEASE_MS)
+        else:
+            ended = codec.decode_request_ended(entry, now_ms)
+            sidecar.end(settlement.request_ended(sidecar.gate, ended), now_ms)
+
+
+def _phase(message: pb.ProcessingRequest) -> str:
+    for phase in ("request_headers", "request_body"):
+        if message.HasField(phase):
+            return phase
+    return ""
+
+
+def _attempt_started(message: pb.ProcessingRequest) -> AttemptStarted:
+    request_id = number = ""
+    for header in message.request_headers.headers.headers:
+        if header.key == "x-request-id":
+            request_id = header.raw_value.decode("ascii", "replace")
+        elif header.key == ATTEMPT_HEADER:
+            number = header.raw_value.decode("ascii", "replace")
+    cluster = ""
+    for attributes in message.attributes.values():
+        if CLUSTER_ATTRIBUTE in attributes.fields:
+            cluster = attributes.fields[CLUSTER_ATTRIBUTE].string_value
+    return AttemptStarted(request_id, int(number) if number.isdigit() else 0, cluster)

@@ -1,0 +1,143 @@
+"""The sidecar process: policy, ledger, transports and admin API, put together and kept running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from aiohttp import web
+
+from extproc.core.gate import Gate
+from extproc.core.generation import Generation
+from extproc.edge.admin import Admin
+from extproc.edge.clock import Clock
+from extproc.edge.lean import LeanServer
+from extproc.edge.reload import PolicyReloader
+from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
+from extproc.envoy.delivery import FileDelivery
+from extproc.envoy.process import envoy_command
+from extproc.envoy.render import render
+from extproc.envoy.settings import GatewaySettings
+from extproc.ledger.embedded import EmbeddedLedger
+from extproc.ledger.journal import Journal
+from extproc.policy.snapshot import Finding
+from extproc.values.wire_names import ACCESS_LOG_SOCKET, ATTEMPT_SOCKET, REQUEST_SOCKET
+
+_log = logging.getLogger(__name__)
+
+TEND_S = 1.0
+"""How often leases are looked at, the journal is synced, and idle counters are dropped."""
+WATCH_S = 0.1
+SLOW_TURN_S = 0.05
+"""A turn of the event loop this long delays every request behind it: counted, and logged."""
+DRAIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarSettings:
+    """Everything a sidecar is told at start."""
+
+    policy: Path
+    state: Path
+    gateway: GatewaySettings
+    console_host: str
+    console_port: int
+    demo_url: str | None
+    socket_mode: int = 0o600
+
+
+class PolicyRefusedError(Exception):
+    """The policy folder cannot be used, and there is no earlier one."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__("\n".join(map(str, findings)))
+        self.findings = findings
+
+
+async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> None:
+    """Runs until SIGTERM or SIGINT. Prints ``ready`` once Envoy may call.
+
+    Raises ``PolicyRefusedError`` and ``LedgerUnavailableError`` when it cannot start.
+    """
+    gateway = settings.gateway
+    delivery = FileDelivery(gateway)
+    reloader = PolicyReloader(settings.policy, gateway, delivery, environ, settings.demo_url)
+    policy = reloader.load_first()
+    if isinstance(policy, list):
+        raise PolicyRefusedError(policy)
+    ledger = EmbeddedLedger(Journal(settings.state / "ledger"))
+    sidecar = Sidecar(Gate(Generation(policy)), ledger, Clock(), Random())  # noqa: S311  no secret
+    sidecar.metrics.generation = policy.generation
+    sidecar.metrics.policy_warnings = Counter(warning.code for warning in policy.warnings)
+
+    gateway.socket_folder.mkdir(parents=True, exist_ok=True)
+    servers = [
+        LeanServer(gateway.socket_folder / REQUEST_SOCKET, RequestService(sidecar)),
+        LeanServer(gateway.socket_folder / ATTEMPT_SOCKET, AttemptService(sidecar)),
+        LeanServer(gateway.socket_folder / ACCESS_LOG_SOCKET, AccessLogService(sidecar)),
+    ]
+    for server in servers:
+        await server.start(settings.socket_mode)
+    delivery.write_first(render(policy, gateway))
+    envoy_command(gateway, concurrency=None)  # writes the bootstrap that Envoy is started with
+    admin = web.AppRunner(Admin(sidecar, reloader).application(), access_log=None)
+    await admin.setup()
+    await web.TCPSite(admin, settings.console_host, settings.console_port).start()
+
+    # What was built so far lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    tasks = [
+        asyncio.create_task(reloader.watch(sidecar)),
+        asyncio.create_task(_tend(sidecar)),
+        asyncio.create_task(_watch_loop(sidecar)),
+    ]
+    print("ready", flush=True)  # noqa: T201  the supervisor waits for this line
+    await stop.wait()
+
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    # The access log is served last: it settles what the others let go.
+    for server in servers:
+        await server.stop(DRAIN_S if server is not servers[-1] else 0.2)
+    await admin.cleanup()
+    with contextlib.suppress(OSError):
+        ledger.close()
+
+
+async def _tend(sidecar: Sidecar) -> None:
+    while True:
+        await asyncio.sleep(TEND_S)
+        try:
+            now_ms = sidecar.clock.now_ms()
+            for settlement in sidecar.ledger.expire(now_ms):
+                sidecar.gate.forget(settlement.reservation_id)
+                sidecar.metrics.expired += 1
+            sidecar.ledger.tend(now_ms)
+            sidecar.ledger.flush()
+            await asyncio.to_thread(sidecar.ledger.sync)
+        except Exception:  # noqa: BLE001  the next second tries again; admission fails closed
+            sidecar.fault("upkeep of the ledger")
+
+
+async def _watch_loop(sidecar: Sidecar) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        before = loop.time()
+        await asyncio.sleep(WATCH_S)
+        late = loop.time() - before - WATCH_S
+        if late > SLOW_TURN_S:
+            sidecar.metrics.slow_turns += 1
+            _log.warning("the event loop was blocked for %.0f ms", late * 1000)

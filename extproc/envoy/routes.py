@@ -1,0 +1,124 @@
+"""Routes: which paths exist, and the one route that reaches providers.
+
+A path's own route answers 503 by itself. Only the route that demands the sidecar's header leads to
+a provider, and no client can send that header: a request that was never decided has nowhere to go.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from extproc.policy.snapshot import PolicySnapshot
+from extproc.values.dialect import OPERATION_BY_PATH
+from extproc.values.wire_names import ANSWER_HEADERS, DECIDED_HEADER, METADATA
+from extproc.wire.headers import CREDENTIAL_HEADERS, HeaderNames
+
+Json = dict[str, Any]
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+"""The largest request that Anthropic and OpenAI accept; Claude Code sends megabytes."""
+IDLE_TIMEOUT_S = 300
+"""A provider silent for five minutes is gone; clients abort then too."""
+RETRIABLE_STATUS_CODES = (408, 429, 529)
+"""With 5xx: the target cannot serve now, another one may."""
+ROUTE_TABLE = "tokenweir"
+
+_PRIORITY_GROUP = (
+    "type.googleapis.com/envoy.extensions.router.cluster_specifiers."
+    "priority_group.v3.PriorityGroupClusterSpecifier"
+)
+_NOWHERE = "tokenweir_nowhere"
+
+
+def route_configuration(snapshot: PolicySnapshot) -> Json:
+    """``RouteConfiguration``."""
+    names = HeaderNames(snapshot.envelope.prefix)
+    stripped = [
+        *CREDENTIAL_HEADERS,
+        *names.identity,
+        DECIDED_HEADER,
+        # What Envoy adds for its own sake is nobody's business upstream.
+        "x-forwarded-proto",
+        "x-forwarded-for",
+        "x-envoy-max-retries",
+        "x-envoy-upstream-rq-per-try-timeout-ms",
+        "x-envoy-original-path",
+        "x-envoy-external-address",
+    ]
+    decided = {
+        "name": "decided",
+        "match": {
+            "prefix": "/",
+            "headers": [{"name": DECIDED_HEADER, "present_match": True}],
+        },
+        "request_headers_to_remove": stripped,
+        "request_headers_to_add": [
+            # Usage is read from plain text; a compressed answer would hide it.
+            {
+                "header": {"key": "accept-encoding", "value": "identity"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
+        "response_headers_to_add": _answer_headers(),
+        "route": {
+            "inline_cluster_specifier_plugin": {
+                "extension": {
+                    "name": "envoy.router.cluster_specifier_plugin.priority_group",
+                    "typed_config": {
+                        "@type": _PRIORITY_GROUP,
+                        "override_metadata_namespace": METADATA,
+                        "priority_groups": [
+                            {
+                                "name": "none",
+                                "clusters": [{"cluster_name": _NOWHERE, "weight": 1}],
+                            }
+                        ],
+                    },
+                }
+            },
+            "timeout": "0s",
+            "idle_timeout": f"{IDLE_TIMEOUT_S}s",
+            "retry_policy": {
+                "retry_on": "5xx,reset,connect-failure,retriable-status-codes",
+                "retriable_status_codes": list(RETRIABLE_STATUS_CODES),
+                # The chain's length decides, by a header of the sidecar; this is the roof.
+                "num_retries": 16,
+                "refresh_cluster_on_retry": True,
+                "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
+            },
+        },
+    }
+    waiting = [
+        {
+            "name": f"undecided {path}",
+            "match": {"path": path},
+            "direct_response": {"status": 503},
+        }
+        for path in OPERATION_BY_PATH
+    ]
+    return {
+        "name": ROUTE_TABLE,
+        "virtual_hosts": [
+            {
+                "name": "gateway",
+                "domains": ["*"],
+                "include_request_attempt_count": True,
+                "request_body_buffer_limit": MAX_BODY_BYTES,
+                "routes": [decided, *waiting],
+            }
+        ],
+    }
+
+
+def _answer_headers() -> list[Json]:
+    values = {
+        header: f"%DYNAMIC_METADATA({METADATA}:{key})%" for key, header in ANSWER_HEADERS.items()
+    }
+    values["x-tfy-resolved-model"] = f"%CLUSTER_METADATA({METADATA}:target)%"
+    return [
+        {
+            "header": {"key": header, "value": value},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        }
+        for header, value in values.items()
+    ]

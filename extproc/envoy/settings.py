@@ -1,0 +1,24 @@
+"""Where one gateway listens and keeps its files: what is not policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SYSTEM_CA_FILE = "/etc/ssl/certs/ca-certificates.crt"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Paths and addresses of one gateway."""
+
+    listen_host: str
+    listen_port: int
+    socket_folder: Path
+    """Unix sockets between Envoy and sidecar."""
+    config_folder: Path
+    """Generated Envoy configuration, watched by Envoy."""
+    ca_file: str = SYSTEM_CA_FILE
+    tls_certificate: str = ""
+    """PEM files of the public listener; empty: plain HTTP."""
+    tls_key: str = ""

@@ -1,0 +1,36 @@
+"""The names that sidecar and Envoy agree on: metadata, headers, logs, sockets."""
+
+from __future__ import annotations
+
+METADATA = "tokenweir"
+"""Dynamic metadata namespace of the sidecar's verdict; the guard and the router read it."""
+USAGE_METADATA = "tokenweir.usage"
+"""Dynamic metadata namespace of what Envoy finds in a response: first, last, tail."""
+
+DECIDED_HEADER = "x-tw-decided"
+"""Set by the sidecar only; client copies are removed before any filter."""
+INTERNAL_PREFIX = "x-tw-"
+
+REFUSED_DETAILS = "tokenweir_refused"
+"""Response code details of the sidecar's own answers, which are not to be wrapped again."""
+
+REQUEST_LOG = "request"
+ATTEMPT_LOG = "attempt"
+
+ANSWER_HEADERS = {
+    "gen": "x-tfy-policy-generation",
+    "rules": "x-tfy-applied-rules",
+    "rl_lr": "x-ratelimit-limit-requests",
+    "rl_rr": "x-ratelimit-remaining-requests",
+    "rl_tr": "x-ratelimit-reset-requests",
+    "rl_lt": "x-ratelimit-limit-tokens",
+    "rl_rt": "x-ratelimit-remaining-tokens",
+    "rl_tt": "x-ratelimit-reset-tokens",
+    "budget": "x-budget-remaining-usd",
+}
+"""Metadata key to the response header that shows it."""
+
+REQUEST_SOCKET = "request.sock"
+ATTEMPT_SOCKET = "attempt.sock"
+ACCESS_LOG_SOCKET = "log.sock"
+ADMIN_SOCKET = "admin.sock"
