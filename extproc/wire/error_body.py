@@ -10,6 +10,9 @@ from extproc.values.dialect import Dialect
 from extproc.values.money import MICRO_USD_PER_USD
 from extproc.values.refusal import LimitState, Refusal, RefusalCode
 
+MAX_TEXT_CHARACTERS = 1_000
+"""Of any single text in an error body. Ours are shorter; a rule's id comes from policy text."""
+
 _ANTHROPIC_TYPE = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -18,38 +21,42 @@ _ANTHROPIC_TYPE = {
     413: "request_too_large",
     415: "invalid_request_error",
     429: "rate_limit_error",
-    503: "overloaded_error",
+    503: "api_error",
 }
-"""The types that Anthropic's SDK and its users branch on; our own code is in the metadata."""
+"""By status: the types that Anthropic's SDK and its users branch on."""
+_ANTHROPIC_OVERLOADED = "overloaded_error"
+"""Said only when providers cannot serve: it is what Anthropic itself says then."""
+
+_LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 def refusal_body(dialect: Dialect, refusal: Refusal, request_id: str, generation: int) -> bytes:
     """The JSON body of a refusal."""
-    metadata: dict[str, object] = {
+    metadata: dict[str, object] = {key: _text(value) for key, value in refusal.extra}
+    metadata |= {
         "code": refusal.code.value,
         "retryable": refusal.retryable,
-        "request_id": request_id,
+        "request_id": _text(request_id),
         "policy_generation": generation,
     }
     if refusal.limit is not None:
         metadata |= _limit_metadata(refusal.limit)
-    metadata |= dict(refusal.extra)
     if dialect is Dialect.ANTHROPIC:
         document: dict[str, object] = {
             "type": "error",
             "error": {
-                "type": _ANTHROPIC_TYPE[refusal.status],
-                "message": refusal.message,
+                "type": _anthropic_type(refusal),
+                "message": _text(refusal.message),
                 "metadata": metadata,
             },
-            "request_id": request_id,
+            "request_id": _text(request_id),
         }
     else:
         document = {
             "error": {
-                "message": refusal.message,
+                "message": _text(refusal.message),
                 "type": refusal.code.value,
-                "param": refusal.param,
+                "param": None if refusal.param is None else _text(refusal.param),
                 "code": refusal.code.value,
                 "metadata": metadata,
             }
@@ -82,9 +89,8 @@ def _limit_metadata(limit: LimitState) -> dict[str, object]:
     def number(amount: int) -> object:
         return amount_text("usd", amount) if limit.unit == "usd" else amount
 
-    resets = limit.resets_at_ms
     return {
-        "rule_id": limit.rule_id,
+        "rule_id": _text(limit.rule_id),
         "scope": limit.scope,
         "window": limit.window,
         "unit": limit.unit,
@@ -92,7 +98,21 @@ def _limit_metadata(limit: LimitState) -> dict[str, object]:
         "spent": number(limit.spent),
         "reserved": number(limit.reserved),
         "estimated": number(limit.estimated),
-        "resets_at": None
-        if resets is None
-        else datetime.fromtimestamp(resets // 1000, UTC).isoformat().replace("+00:00", "Z"),
+        "resets_at": None if limit.resets_at_ms is None else _rfc3339(limit.resets_at_ms),
     }
+
+
+def _anthropic_type(refusal: Refusal) -> str:
+    if refusal.code is RefusalCode.NO_HEALTHY_TARGET:
+        return _ANTHROPIC_OVERLOADED
+    return _ANTHROPIC_TYPE[refusal.status]
+
+
+def _rfc3339(time_ms: int) -> str:
+    seconds = min(time_ms // 1000, int(_LAST_TIME.timestamp()))
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _text(text: str) -> str:
+    """Bounded, and always encodable: a text from elsewhere must not make the refusal fail."""
+    return text[:MAX_TEXT_CHARACTERS].encode("utf-8", "replace").decode()

@@ -23,8 +23,8 @@ MAX_TOOL_OBJECTS = 20_000
 """JSON objects in the tool definitions, schemas included; more count as server-side tools, unread.
 Each may cost the parser 150 ns. The largest agent set-ups send some thousands."""
 MAX_SEARCHED_BYTES = 1_000_000
-"""A longer prompt is not searched for references (8 ns per byte at worst) but taken to have some: it
-has more bytes than almost every context window has tokens, so the window bounds it anyway."""
+"""A longer prompt is not searched for references (8 ns per byte at worst) but taken to have some:
+it has more bytes than almost every context window has tokens, so the window bounds it anyway."""
 
 _MAXIMUM_KEYS: dict[Operation, tuple[str, ...]] = {
     Operation.CHAT_COMPLETIONS: ("max_completion_tokens", "max_tokens"),

@@ -164,6 +164,7 @@ def _walk(body: bytes, values: dict[str, msgspec.Raw], what: str) -> dict[str, t
     with the values it kept finds a duplicate as soon as a key comes twice or a value differs."""
     places: dict[str, tuple[int, int]] = {}
     at = body.index(b"{") + 1
+    key = ""
     for _ in values:
         match = _KEY.match(body, at)
         if match is None:
@@ -183,7 +184,7 @@ def _walk(body: bytes, values: dict[str, msgspec.Raw], what: str) -> dict[str, t
         at += 1
     if values and body[at] != _CLOSING_BRACE:
         match = _KEY.match(body, at)
-        raise _duplicate(_decode_key(match[1]) if match else "", what)
+        raise _duplicate(_decode_key(match[1]) if match else key, what)
     return places
 
 

@@ -26,7 +26,8 @@ class Reported(NamedTuple):
     final: bool
     """The report is the provider's last word, not an interim count of a cut stream."""
     suspect: bool
-    """Some count was missing, no integer, negative or absurd; it was read as 0."""
+    """The counts cannot all be true: one was missing, no integer, negative or absurd (and was read
+    as 0), or they contradict each other, or they leave out something billed."""
 
 
 def usage_from_json_tail(operation: Operation, tail: bytes) -> Reported | None:
@@ -47,28 +48,41 @@ def usage_from_events(operation: Operation, first: bytes, last: bytes) -> Report
         return _anthropic_events(first, last)
     if operation is Operation.RESPONSES:
         # Shipped from the "usage" key on: one level down, inside "response".
-        document = _object(b'{"response":{' + last)
-        response = document.get("response") if document else None
-        return _report(operation, response.get("usage"), final=True) if response else None
-    document = _object(last)
-    if document is None:
-        return None
-    # The final chunk has no choices; interim counts (vLLM's continuous usage) come with some.
-    return _report(operation, document.get("usage"), final=not document.get("choices"))
+        response = (_object(b'{"response":{' + last) or {}).get("response")
+        usage = response.get("usage") if isinstance(response, dict) else None
+        return _report(operation, usage, final=True)
+    document = _object(last) or {}
+    final = _is_last_chunk(document.get("choices"))
+    return _report(operation, document.get("usage"), final=final)
+
+
+def _is_last_chunk(choices: object) -> bool:
+    """OpenAI's usage chunk has no choices, others put usage on the chunk that finishes. Interim
+    counts (vLLM's continuous usage) come with choices that go on."""
+    return isinstance(choices, list) and all(
+        isinstance(choice, dict) and choice.get("finish_reason") is not None for choice in choices
+    )
 
 
 def _anthropic_events(first: bytes, last: bytes) -> Reported | None:
-    start = _object(first)
-    delta = _object(last)
-    message = start.get("message") if start else None
-    usage = dict(message.get("usage") or {}) if isinstance(message, dict) else {}
-    final = False
-    if delta is not None and delta.get("type") == "message_delta":
-        if isinstance(delta.get("usage"), dict):
-            usage.update({k: v for k, v in delta["usage"].items() if v is not None})
+    """The start event tells the input, the last delta the output, both as totals so far."""
+    message = (_object(first) or {}).get("message")
+    start = message.get("usage") if isinstance(message, dict) else None
+    usage: dict[str, Any] = dict(start) if isinstance(start, dict) else {}
+    delta = _object(last) or {}
+    final = shrunk = False
+    if delta.get("type") == "message_delta":
+        later = delta.get("usage")
+        for key, value in later.items() if isinstance(later, dict) else ():
+            before = usage.get(key)
+            if type(value) is int and type(before) is int and value < before:
+                shrunk = True  # totals only grow: the larger one counts
+            elif value is not None:
+                usage[key] = value
         stop = delta.get("delta")
         final = isinstance(stop, dict) and stop.get("stop_reason") is not None
-    return _report(Operation.MESSAGES, usage, final=final) if usage else None
+    reported = _report(Operation.MESSAGES, usage, final=final) if usage else None
+    return reported._replace(suspect=True) if reported and shrunk else reported
 
 
 def _report(operation: Operation, usage: object, *, final: bool) -> Reported | None:
@@ -76,34 +90,48 @@ def _report(operation: Operation, usage: object, *, final: bool) -> Reported | N
         return None
     count = _Counts(usage)
     if operation is Operation.MESSAGES:
-        cached = count("cache_read_input_tokens", optional=True)
-        written = count("cache_creation_input_tokens", optional=True)
-        tokens = TokenUsage(
-            count("input_tokens") + cached + written, count("output_tokens"), cached, written
-        )
+        tokens = _anthropic_tokens(count)
     elif operation is Operation.RESPONSES:
-        tokens = TokenUsage(
-            count("input_tokens"),
-            count("output_tokens"),
-            count.detail("input_tokens_details", "cached_tokens"),
-            0,
-            count.detail("output_tokens_details", "reasoning_tokens"),
-        )
+        tokens = _openai_tokens(count, "input_tokens", "output_tokens")
     else:
-        embeddings = operation is Operation.EMBEDDINGS
-        tokens = TokenUsage(
-            count("prompt_tokens"),
-            count("completion_tokens", optional=embeddings),
-            count.detail("prompt_tokens_details", "cached_tokens"),
-            0,
-            count.detail("completion_tokens_details", "reasoning_tokens"),
+        tokens = _openai_tokens(
+            count,
+            "prompt_tokens",
+            "completion_tokens",
+            has_output=operation is not Operation.EMBEDDINGS,
         )
     if tokens.cached_input_tokens + tokens.cache_write_tokens > tokens.input_tokens:
         tokens = tokens._replace(cached_input_tokens=0, cache_write_tokens=0)
         count.suspect = True
-    if tokens.reasoning_tokens > tokens.output_tokens:
+    # No request is without a prompt: a report of nothing is a report that failed.
+    suspect = count.suspect or tokens.input_tokens == 0
+    return Reported(tokens, final, suspect)
+
+
+def _anthropic_tokens(count: _Counts) -> TokenUsage:
+    cached = count("cache_read_input_tokens", optional=True)
+    written = count("cache_creation_input_tokens", optional=True)
+    if count.has("server_tool_use") or count.has("iterations"):
+        # Searches are billed beside the tokens, and the totals leave out inner generations.
         count.suspect = True
-    return Reported(tokens, final, count.suspect)
+    return TokenUsage(
+        count("input_tokens") + cached + written, count("output_tokens"), cached, written
+    )
+
+
+def _openai_tokens(
+    count: _Counts, input_key: str, output_key: str, *, has_output: bool = True
+) -> TokenUsage:
+    input_tokens = count(input_key)
+    output_tokens = count(output_key, optional=not has_output)
+    reasoning = count.detail(output_key + "_details", "reasoning_tokens")
+    # Some servers (xAI) leave reasoning out of the output, but not out of the total.
+    total = count("total_tokens", optional=True)
+    output_tokens = max(output_tokens, total - input_tokens)
+    if reasoning > output_tokens:
+        count.suspect = True
+    cached = count.detail(input_key + "_details", "cached_tokens")
+    return TokenUsage(input_tokens, output_tokens, cached, 0, reasoning)
 
 
 class _Counts:
@@ -117,8 +145,16 @@ class _Counts:
         return self._plain(self._usage.get(key), optional)
 
     def detail(self, parent: str, key: str) -> int:
+        """A count in a nested object, which may be absent or null."""
         details = self._usage.get(parent)
-        return self._plain(details.get(key), True) if isinstance(details, dict) else 0
+        if isinstance(details, dict):
+            return self._plain(details.get(key), True)
+        return self._plain(details, True)
+
+    def has(self, key: str) -> bool:
+        """Whether a nested object or list says anything but zero."""
+        value = self._usage.get(key)
+        return any(value.values()) if isinstance(value, dict) else bool(value)
 
     def _plain(self, value: object, optional: bool) -> int:
         if value is None and optional:

@@ -1,0 +1,41 @@
+# Two commands: `make up` runs the gateway, `make test` runs every check.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: up test lint unit soak proto clean
+
+up: $(VENV)/.runtime
+	$(BIN)/tokenweir up --policy configs --listen 127.0.0.1:8080 --console 127.0.0.1:8090 --state .state
+
+test: lint unit
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest -n 2 --dist loadfile
+
+soak: $(VENV)/.dev
+	TOKENWEIR_SEEDS=20 $(BIN)/pytest tests/integration/test_money_race.py
+
+proto: $(VENV)/.dev
+	$(BIN)/python proto/generate.py
+
+$(VENV)/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.runtime
+
+clean:
+	rm -rf $(VENV) .state build dist *.egg-info

@@ -1,0 +1,54 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from gateway import Gateway
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, max_examples=60)
+settings.load_profile("default")
+
+StartGateway = Callable[..., Gateway]
+
+
+@pytest.fixture
+def start_gateway() -> Iterator[StartGateway]:
+    """Starts gateways that end with the test. Under /tmp, where socket paths are short."""
+    running: list[Gateway] = []
+    folders: list[tempfile.TemporaryDirectory[str]] = []
+
+    def start(policy: dict[str, str], *arguments: str) -> Gateway:
+        folder = tempfile.TemporaryDirectory(prefix="tw-", ignore_cleanup_errors=True)
+        folders.append(folder)
+        gateway = Gateway(Path(folder.name), policy, *arguments)
+        running.append(gateway)
+        return gateway.start()
+
+    yield start
+    for gateway in running:
+        if gateway.process is not None:
+            gateway.stop()
+    for folder in folders:
+        folder.cleanup()
+
+
+@pytest.fixture(scope="module")
+def module_gateway() -> Iterator[StartGateway]:
+    """As ``start_gateway``, one per module."""
+    running: list[Gateway] = []
+    folder = tempfile.TemporaryDirectory(prefix="tw-", ignore_cleanup_errors=True)
+
+    def start(policy: dict[str, str], *arguments: str) -> Gateway:
+        if not running:
+            running.append(Gateway(Path(folder.name), policy, *arguments).start())
+        return running[0]
+
+    yield start
+    for gateway in running:
+        gateway.stop()
+    folder.cleanup()
