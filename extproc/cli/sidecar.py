@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         console_port=arguments.console[1],
         demo_url=arguments.demo_url,
         socket_mode=arguments.socket_mode,
+        transport=arguments.transport,
     )
     try:
         uvloop.run(run_sidecar(settings, os.environ))

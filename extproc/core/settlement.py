@@ -79,7 +79,9 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
             usage.output_tokens,
         )
     attempt.ended = True
-    return Settle(attempt.reservation_id, charged, {"usage": tuple(usage), "suspect": reported.suspect})
+    return Settle(
+        attempt.reservation_id, charged, {"usage": tuple(usage), "suspect": reported.suspect}
+    )
 
 
 def _reported(entry: InFlight, event: RequestEnded) -> Reported | None:

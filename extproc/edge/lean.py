@@ -301,8 +301,8 @@ class LeanConnection(asyncio.Protocol):
         elif self._service.kind is StreamKind.CLIENT:
             self._service.closed(stream)
             self.send(stream, b"", True)
-        elif not stream.started:
-            # Nothing was answered and nothing more will be asked. An OK here would mean "continue".
+        else:
+            # The peer asks no more and was not told how it ends. An OK here would mean "continue".
             self._service.closed(stream)
             self.fail(stream)
 

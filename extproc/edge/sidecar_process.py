@@ -19,6 +19,7 @@ from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.edge.admin import Admin
 from extproc.edge.clock import Clock
+from extproc.edge.grpcio_transport import GrpcioServer
 from extproc.edge.lean import LeanServer
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
@@ -52,6 +53,7 @@ class SidecarSettings:
     console_port: int
     demo_url: str | None
     socket_mode: int = 0o600
+    transport: str = "lean"
 
 
 class PolicyRefusedError(Exception):
@@ -79,10 +81,11 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     sidecar.metrics.policy_warnings = Counter(warning.code for warning in policy.warnings)
 
     gateway.socket_folder.mkdir(parents=True, exist_ok=True)
+    server_type = LeanServer if settings.transport == "lean" else GrpcioServer
     servers = [
-        LeanServer(gateway.socket_folder / REQUEST_SOCKET, RequestService(sidecar)),
-        LeanServer(gateway.socket_folder / ATTEMPT_SOCKET, AttemptService(sidecar)),
-        LeanServer(gateway.socket_folder / ACCESS_LOG_SOCKET, AccessLogService(sidecar)),
+        server_type(gateway.socket_folder / REQUEST_SOCKET, RequestService(sidecar)),
+        server_type(gateway.socket_folder / ATTEMPT_SOCKET, AttemptService(sidecar)),
+        server_type(gateway.socket_folder / ACCESS_LOG_SOCKET, AccessLogService(sidecar)),
     ]
     for server in servers:
         await server.start(settings.socket_mode)

@@ -114,41 +114,41 @@ class JsonObject:
             at = end + 1  # the comma
 
 
-def split_object(body: bytes, what: str = "The body") -> JsonObject:
+def split_object(body: bytes, name: str | None = None) -> JsonObject:
     """Finds the top-level values of a JSON object.
 
-    Raises ``WireError``, naming ``what``, for anything that is not one strict UTF-8 JSON object
+    Raises ``WireError``, naming the field or header ``name`` (None: the body itself), for anything that is not one strict UTF-8 JSON object
     with unique keys, at most ``MAX_TOP_LEVEL_KEYS`` of them. The parser itself refuses ``NaN``,
     unpaired surrogate escapes, control characters, trailing bytes and (as ``RecursionError``)
     nesting beyond some hundreds of levels.
     """
     if body[:1] != b"{" and body.lstrip(_WHITESPACE)[:1] != b"{":
-        raise WireError(f"{what} is not a JSON object.")
+        raise _invalid(name, "is not a JSON object")
     try:
         if len(body) > MAX_OTHER_BYTES:
-            _check_shape(body, what)
+            _check_shape(body, name)
         values = _decode_object(body)
         if not body.isascii():
             _check_utf8(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise WireError(f"{what} is not valid JSON, or it is nested too deeply.") from None
+        raise _invalid(name, "is not valid JSON, or it is nested too deeply") from None
     if len(values) > MAX_TOP_LEVEL_KEYS:
-        raise WireError(f"{what} has more than {MAX_TOP_LEVEL_KEYS} top-level keys.")
+        raise _invalid(name, f"has more than {MAX_TOP_LEVEL_KEYS} top-level keys")
     # Without whitespace, escaped keys and duplicates, as SDKs write it, a body is exactly as long
     # as its keys and values and five characters of punctuation less one comma. Whitespace, an
     # escape, a dropped duplicate or a key outside ASCII can each only make it longer.
     value_bytes = sum([len(memoryview(raw)) for raw in values.values()])
     compact_bytes = 1 + 4 * len(values) + sum(map(len, values)) + value_bytes
     return JsonObject(
-        body, values, None if compact_bytes == len(body) else _walk(body, values, what)
+        body, values, None if compact_bytes == len(body) else _walk(body, values, name)
     )
 
 
-def _check_shape(body: bytes, what: str) -> None:
+def _check_shape(body: bytes, name: str | None) -> None:
     prompts = _decode_prompts(body)
     carried = sum(len(memoryview(getattr(prompts, field))) for field in _Prompts.__struct_fields__)
     if len(body) - carried > MAX_OTHER_BYTES:
-        raise WireError(f"{what} holds more than {MAX_OTHER_BYTES} bytes outside its prompt.")
+        raise _invalid(name, f"holds more than {MAX_OTHER_BYTES} bytes outside its prompt")
 
 
 def _check_utf8(body: bytes) -> None:
@@ -159,7 +159,9 @@ def _check_utf8(body: bytes) -> None:
         at += codecs.utf_8_decode(view[at : at + _UTF8_STEP_BYTES], "strict", last)[1]
 
 
-def _walk(body: bytes, values: dict[str, msgspec.Raw], what: str) -> dict[str, tuple[int, int]]:
+def _walk(
+    body: bytes, values: dict[str, msgspec.Raw], name: str | None
+) -> dict[str, tuple[int, int]]:
     """The place of each value. The parser keeps the last of duplicate keys, so walking the body
     with the values it kept finds a duplicate as soon as a key comes twice or a value differs."""
     places: dict[str, tuple[int, int]] = {}
@@ -173,7 +175,7 @@ def _walk(body: bytes, values: dict[str, msgspec.Raw], what: str) -> dict[str, t
         raw = values[key]
         start = match.end()
         if key in places or not body.startswith(raw, start):
-            raise _duplicate(key, what)
+            raise _duplicate(key, name)
         end = start + len(memoryview(raw))
         places[key] = (start, end)
         space = _SPACE.match(body, end)
@@ -184,15 +186,19 @@ def _walk(body: bytes, values: dict[str, msgspec.Raw], what: str) -> dict[str, t
         at += 1
     if values and body[at] != _CLOSING_BRACE:
         match = _KEY.match(body, at)
-        raise _duplicate(_decode_key(match[1]) if match else key, what)
+        raise _duplicate(_decode_key(match[1]) if match else key, name)
     return places
 
 
-def _duplicate(key: str, what: str) -> WireError:
+def _invalid(name: str | None, problem: str) -> WireError:
+    return WireError(f"{name or 'The body'} {problem}.", param=name)
+
+
+def _duplicate(key: str, name: str | None) -> WireError:
     # Parsers disagree on which of two wins: the provider could run another model than we priced.
-    name = key if key.isascii() and key.isidentifier() and len(key) <= 64 else "a key"
+    known = key if key.isascii() and key.isidentifier() and len(key) <= 64 else "a key"
     return WireError(
-        f"{what} names {name} more than once at its top level.",
+        f"{name or 'The body'} names {known} more than once at its top level.",
         code=RefusalCode.DUPLICATE_KEY,
-        param=name,
+        param=name or known,
     )
