@@ -40,8 +40,6 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
         # What Envoy adds for its own sake is nobody's business upstream.
         "x-forwarded-proto",
         "x-forwarded-for",
-        "x-envoy-max-retries",
-        "x-envoy-upstream-rq-per-try-timeout-ms",
         "x-envoy-original-path",
         "x-envoy-external-address",
     ]

@@ -32,7 +32,7 @@ _LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC)
 
 def refusal_body(dialect: Dialect, refusal: Refusal, request_id: str, generation: int) -> bytes:
     """The JSON body of a refusal."""
-    metadata: dict[str, object] = {key: _text(value) for key, value in refusal.extra}
+    metadata: dict[str, object] = {_text(key): _text(value) for key, value in refusal.extra}
     metadata |= {
         "code": refusal.code.value,
         "retryable": refusal.retryable,

@@ -117,10 +117,10 @@ class JsonObject:
 def split_object(body: bytes, name: str | None = None) -> JsonObject:
     """Finds the top-level values of a JSON object.
 
-    Raises ``WireError``, naming the field or header ``name`` (None: the body itself), for anything that is not one strict UTF-8 JSON object
-    with unique keys, at most ``MAX_TOP_LEVEL_KEYS`` of them. The parser itself refuses ``NaN``,
-    unpaired surrogate escapes, control characters, trailing bytes and (as ``RecursionError``)
-    nesting beyond some hundreds of levels.
+    Raises ``WireError``, naming the field or header ``name`` (None: the body itself), for anything
+    that is not one strict UTF-8 JSON object with unique keys, at most ``MAX_TOP_LEVEL_KEYS`` of
+    them. The parser itself refuses ``NaN``, unpaired surrogate escapes, control characters,
+    trailing bytes and (as ``RecursionError``) nesting beyond some hundreds of levels.
     """
     if body[:1] != b"{" and body.lstrip(_WHITESPACE)[:1] != b"{":
         raise _invalid(name, "is not a JSON object")
