@@ -31,9 +31,25 @@ _REPLIES: tuple[tuple[int, RefusalCode, str, str], ...] = (
 )
 
 
+_GUARD_DETAILS = "rbac_access_denied"
+_UNDECIDED = (
+    RefusalCode.INTERNAL_ERROR,
+    "api_error",
+    "The gateway did not decide this request, so it was not sent.",
+)
+
+
 def local_reply_config() -> Json:
     """``LocalReplyConfig``: one mapper per status and dialect."""
     mappers = []
+    for anthropic in (True, False):
+        # The guard's 403 is our failure, not the caller's: 503.
+        mapper = _mapper(403, *_UNDECIDED, anthropic)
+        mapper["filter"]["and_filter"]["filters"].append(
+            _expression("guard", f"response.code_details.startsWith('{_GUARD_DETAILS}')")
+        )
+        mapper["status_code"] = 503
+        mappers.append(mapper)
     for status, code, anthropic_type, message in _REPLIES:
         for anthropic in (True, False):
             mappers.append(_mapper(status, code, anthropic_type, message, anthropic))
@@ -73,16 +89,7 @@ def _mapper(
                 }
             }
         },
-        {
-            "extension_filter": {
-                "name": "not-the-sidecars",
-                "typed_config": {
-                    "@type": "type.googleapis.com/"
-                    "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-                    "expression": f"response.code_details != '{REFUSED_DETAILS}'",
-                },
-            }
-        },
+        _expression("not the sidecar's", f"response.code_details != '{REFUSED_DETAILS}'"),
     ]
     if anthropic:
         filters.append(
@@ -98,4 +105,17 @@ def _mapper(
     return {
         "filter": {"and_filter": {"filters": filters}},
         "body_format_override": {"json_format": document, "content_type": "application/json"},
+    }
+
+
+def _expression(name: str, expression: str) -> Json:
+    return {
+        "extension_filter": {
+            "name": name,
+            "typed_config": {
+                "@type": "type.googleapis.com/"
+                "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                "expression": expression,
+            },
+        }
     }
