@@ -19,7 +19,14 @@ class Cell:
         self.live = True
         """False once the slot has left the window: late changes no longer count."""
         self.forward: Cell | None = None
-        """Where the amounts went when an edit of the window merged this cell into another."""
+        """The cell that this one was merged into, if it was."""
+
+    def counting(self) -> Cell | None:
+        """This cell, or the one that counts for it now; None when it has left the window."""
+        cell: Cell | None = self
+        while cell is not None and not cell.live:
+            cell = cell.forward
+        return cell
 
 
 class Counter:
@@ -33,6 +40,7 @@ class Counter:
         "cell",
         "cells",
         "declared_in",
+        "dropped",
         "ends_ms",
         "key",
         "number",
@@ -52,6 +60,8 @@ class Counter:
         self.cells: deque[Cell] = deque((self.cell,))
         self.ends_ms = window.slot_ends_ms(self.cell.slot)
         self.number = -1
+        self.dropped = False
+        """The ledger forgot it because it stood at zero."""
         self.declared_in = -1
         """Journal segment that holds this counter's declaration."""
 
@@ -67,10 +77,12 @@ class Counter:
             gone.live = False
             self.total -= gone.amount
             self.reserved -= gone.reserved
-        if self.cell.amount == 0 and self.cell.reserved == 0 and cells and cells[-1] is self.cell:
-            self.cell.live = False
+        before, self.cell = self.cell, Cell(slot)
+        if before.live and before.amount == 0 and before.reserved == 0:
+            # Empty slots are not kept; a late change of one counts in the next.
             cells.pop()
-        self.cell = Cell(slot)
+            before.live = False
+            before.forward = self.cell
         cells.append(self.cell)
         self.ends_ms = self.window.slot_ends_ms(slot)
 
@@ -87,6 +99,13 @@ class Counter:
         else:
             return None if excess > 0 else leaves_ms
         return leaves_ms if self.total + amount > ceiling else self.ends_ms
+
+    def cell_of(self, slot: int) -> Cell | None:
+        """The cell of a slot that still counts."""
+        for cell in self.cells:
+            if cell.slot == slot:
+                return cell
+        return None
 
     def restore(self, cells: list[list[int]]) -> None:
         """Takes over recorded cells (slot, amount, reserved), oldest first."""

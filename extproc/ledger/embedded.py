@@ -180,6 +180,7 @@ class EmbeddedLedger:
             counter.advance(now_ms)
             if counter.total == 0 and counter.reserved == 0:
                 del self._counters[key]
+                counter.dropped = True
 
     def close(self) -> None:
         """Flushes and gives the journal free."""
@@ -229,9 +230,16 @@ class EmbeddedLedger:
     def _apply_end(self, reservation: Reservation, kind: str, amounts: Amounts, late: bool) -> None:
         charged_before = reservation.amounts
         for counter, taken_cell, unit in reservation.taken:
-            cell = taken_cell if taken_cell.live else taken_cell.forward
+            cell = taken_cell if taken_cell.live else taken_cell.counting()
             change = amounts[unit] - charged_before[unit]
-            if cell is None or not cell.live:
+            if counter.dropped:
+                # It stood at zero and was forgotten since; it may even have been opened again.
+                key = (counter.key, counter.scope_value)
+                current = self._counters.setdefault(key, counter)
+                counter.dropped = current is not counter
+                if current is not counter:
+                    counter, cell = current, current.cell_of(taken_cell.slot)
+            if cell is None:
                 continue
             cell.amount += change
             counter.total += change
@@ -281,7 +289,7 @@ class EmbeddedLedger:
         for counter, cell, unit in reservation.taken:
             if counter.declared_in != self._journal.segment:
                 self._declare_counter(counter)
-            place = cell if cell.live else cell.forward
+            place = cell.counting()
             taken.append([counter.number, place.slot if place else -1, unit])
         self._journal.append(
             [
@@ -312,6 +320,10 @@ class EmbeddedLedger:
                 reservation = reservation or self._ended.get(reservation_id)
                 if reservation is not None:
                     self._apply_end(reservation, kind, tuple(amounts), late)
+
+        # Leases are looked at in order.
+        leased = sorted(self._open.items(), key=lambda item: item[1].lease_until_ms)
+        self._open = dict(leased)
 
     def _recover_counter(self, record: list[Any], numbered: dict[int, Counter]) -> None:
         _, number, key, scope_value, text, zone, cells = record
