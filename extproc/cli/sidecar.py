@@ -47,11 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
             ca_file=arguments.ca_file,
             tls_certificate=arguments.tls[0],
             tls_key=arguments.tls[1],
+            socket_mode=arguments.socket_mode,
         ),
         console_host=arguments.console[0],
         console_port=arguments.console[1],
         demo_url=arguments.demo_url,
-        socket_mode=arguments.socket_mode,
         transport=arguments.transport,
     )
     try:

@@ -32,8 +32,6 @@ FIRST_OUTPUT_TOKENS = 1_024.0
 LEARNING_RATE = 0.05
 """Weight of one request in the moving averages: some twenty requests to follow a change."""
 MAX_LEARNED_MODELS = 4_096
-PRIORITY_TIER_FACTOR = 2
-"""Priority processing is listed at up to twice the standard price."""
 
 
 class Learned(NamedTuple):
@@ -101,8 +99,6 @@ def estimate_amounts(
     output_bound = output_bound_tokens(request, target, default_tokens) * request.choices
     # A caller's prompt is billed once per request, whatever the number of choices.
     worst = target.price.worst_case_micro_usd(input_bound_tokens(request, target), output_bound)
-    if request.priority_tier:
-        worst *= PRIORITY_TIER_FACTOR
     input_tokens, output_tokens = estimator.likely_tokens(
         target.canonical_model, request.body_bytes, output_bound
     )

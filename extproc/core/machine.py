@@ -180,6 +180,8 @@ class RequestMachine:
         self._applicable = applicable
         if applicable.bounds_money and request.server_tools:
             return self._refuse(refusals.server_tools())
+        if applicable.bounds_money and request.priority_tier:
+            return self._refuse(refusals.dearer_variant())
         session = envelope.session_id
         if applicable.counts_sessions:
             # "~" is in no identifier, so a derived session is never somebody's real one.

@@ -95,6 +95,15 @@ def server_tools() -> Refusal:
     return Refusal(RefusalCode.INVALID_REQUEST, message, param="tools")
 
 
+def dearer_variant() -> Refusal:
+    """Variants above the listed price (priority tiers, fast modes) have no price to bound."""
+    message = (
+        "The request asks for a variant above the standard price (a priority tier, a fast mode or "
+        "a region); a strict budget has no price to bound it with."
+    )
+    return Refusal(RefusalCode.INVALID_REQUEST, message, param="service_tier")
+
+
 def empty_body() -> Refusal:
     """A call without a body."""
     return Refusal(RefusalCode.INVALID_REQUEST, "The request has no body.")

@@ -7,7 +7,6 @@ anything is released; everything else is charged at its reservation. Never zero 
 from __future__ import annotations
 
 from extproc.core.commands import EndCommand, Release, Settle
-from extproc.core.estimate import PRIORITY_TIER_FACTOR
 from extproc.core.events import AttemptFailed, Ending, RequestEnded
 from extproc.core.gate import Attempt, Gate, InFlight
 from extproc.values.limit import Amounts
@@ -66,8 +65,6 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
         return _end_without_usage(attempt, ending)
     usage = reported.usage
     cost = target.price.cost_micro_usd(usage)
-    if entry.request.priority_tier:
-        cost *= PRIORITY_TIER_FACTOR
     charged: Amounts = (1, usage.total_tokens, usage.input_tokens, usage.output_tokens, cost)
     if reported.suspect:
         charged = _at_least(charged, attempt.amounts)

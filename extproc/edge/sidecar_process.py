@@ -52,7 +52,6 @@ class SidecarSettings:
     console_host: str
     console_port: int
     demo_url: str | None
-    socket_mode: int = 0o600
     transport: str = "lean"
 
 
@@ -88,7 +87,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
         server_type(gateway.socket_folder / ACCESS_LOG_SOCKET, AccessLogService(sidecar)),
     ]
     for server in servers:
-        await server.start(settings.socket_mode)
+        await server.start(gateway.socket_mode)
     delivery.write_first(render(policy, gateway))
     envoy_command(gateway, concurrency=None)  # writes the bootstrap that Envoy is started with
     admin = web.AppRunner(Admin(sidecar, reloader).application(), access_log=None)

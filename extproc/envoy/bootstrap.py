@@ -29,7 +29,9 @@ def bootstrap(settings: GatewaySettings) -> Json:
     return {
         "node": {"id": "tokenweir", "cluster": "tokenweir"},
         "admin": {
-            "address": {"pipe": {"path": str(sockets / ADMIN_SOCKET), "mode": 0o600}},
+            "address": {
+                "pipe": {"path": str(sockets / ADMIN_SOCKET), "mode": settings.socket_mode}
+            },
         },
         "dynamic_resources": {
             "cds_config": _watched(folder / "cds.json", folder),

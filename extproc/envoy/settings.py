@@ -22,3 +22,6 @@ class GatewaySettings:
     tls_certificate: str = ""
     """PEM files of the public listener; empty: plain HTTP."""
     tls_key: str = ""
+    socket_mode: int = 0o600
+    """Of the sockets between Envoy and sidecar, and of Envoy's admin socket: 0o660 when the two run
+    under different users of one group."""

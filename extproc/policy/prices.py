@@ -92,6 +92,9 @@ def _convert(info: Any, provider: Any) -> Price | None:
             output=at["output"] or 0,
             cached_input=plain if cached is None else cached,
             cache_write=plain if written is None else written,
+            # Anthropic lists a write that is kept for an hour at twice the input price; the
+            # package has the five-minute price only.
+            cache_write_1h=2 * plain if canonical_model(info.id).startswith("claude-") else 0,
         )
 
     tiers = tuple(PriceTier(start, rates(start)) for start in sorted(thresholds - {0}))

@@ -26,11 +26,13 @@ class Rates:
     output: int
     cached_input: int
     cache_write: int
+    cache_write_1h: int = 0
+    """Of a write that is kept for an hour; 0: the same as ``cache_write``."""
 
     @property
     def dearest_input(self) -> int:
         """What an input token costs at worst: a cache write may cost more than a plain read."""
-        return max(self.input, self.cached_input, self.cache_write)
+        return max(self.input, self.cached_input, self.cache_write, self.cache_write_1h)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Price:
                 output=max(r.output for r in every),
                 cached_input=max(r.cached_input for r in every),
                 cache_write=max(r.cache_write for r in every),
+                cache_write_1h=max(r.cache_write_1h for r in every),
             ),
         )
 
@@ -86,6 +89,7 @@ class Price:
             plain * rates.input
             + usage.cached_input_tokens * rates.cached_input
             + usage.cache_write_tokens * rates.cache_write
+            + usage.cache_write_1h_tokens * max(0, rates.cache_write_1h - rates.cache_write)
             + usage.output_tokens * rates.output
         )
         return -(-millionths // TOKENS_PER_PRICE) + self.per_request_micro_usd

@@ -17,7 +17,10 @@ class TokenUsage(NamedTuple):
     output_tokens: int
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
+    """All cache writes, whatever their lifetime."""
     reasoning_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    """Those cache writes that are kept for an hour, at a higher price."""
 
     @property
     def total_tokens(self) -> int:

@@ -101,7 +101,9 @@ def _report(operation: Operation, usage: object, *, final: bool) -> Reported | N
             has_output=operation is not Operation.EMBEDDINGS,
         )
     if tokens.cached_input_tokens + tokens.cache_write_tokens > tokens.input_tokens:
-        tokens = tokens._replace(cached_input_tokens=0, cache_write_tokens=0)
+        tokens = tokens._replace(
+            cached_input_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=0
+        )
         count.suspect = True
     # No request is without a prompt: a report of nothing is a report that failed.
     suspect = count.suspect or tokens.input_tokens == 0
@@ -115,7 +117,13 @@ def _anthropic_tokens(count: _Counts) -> TokenUsage:
         # Searches are billed beside the tokens, and the totals leave out inner generations.
         count.suspect = True
     return TokenUsage(
-        count("input_tokens") + cached + written, count("output_tokens"), cached, written
+        count("input_tokens") + cached + written,
+        count("output_tokens"),
+        cached,
+        written,
+        cache_write_1h_tokens=min(
+            written, count.detail("cache_creation", "ephemeral_1h_input_tokens")
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Bad input from clients, byte for byte, against the real Envoy: nothing of it reaches a provider."""
+"""Bad input from clients, byte for byte, against the real Envoy: none of it reaches a provider."""
 
 from __future__ import annotations
 

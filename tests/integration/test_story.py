@@ -193,7 +193,7 @@ def test_editing_policy_under_load_takes_effect_within_a_second_and_fails_nothin
             assert time.monotonic() < deadline
             time.sleep(0.02)
         problem = gateway.policy_report()["problems"][0]
-        assert problem.startswith("models.yaml:6: unknown_key")
+        assert problem.startswith("models.yaml:7: unknown_key")
         assert "weight" in problem
         assert gateway.generation() == 2
         assert gateway.post().status_code == 200

@@ -32,10 +32,10 @@ credentials:
     claims: {{projects: [p1, p2, intern-sandbox], environments: [test, production]}}
     defaults: {{project: p1, environment: test}}
 providers:
-  anthropic: {{endpoints: {{anthropic: "https://a.invalid", openai: "https://a.invalid/v1"}}, credential: "env:TW_UNSET", demo: auto}}
-  openai: {{dialect: openai, base_url: "https://o.invalid/v1", credential: "env:TW_UNSET", demo: auto}}
-  bedrock: {{dialect: bedrock, credential: "env:TW_UNSET", demo: auto}}
-  vertex: {{dialect: gemini, credential: "env:TW_UNSET", demo: auto}}
+  anthropic: {{dialect: anthropic, base_url: "https://a.invalid", credential: "env:NO", demo: auto}}
+  openai: {{dialect: openai, base_url: "https://o.invalid/v1", credential: "env:NO", demo: auto}}
+  bedrock: {{dialect: bedrock, credential: "env:NO", demo: auto}}
+  vertex: {{dialect: gemini, credential: "env:NO", demo: auto}}
 """
 
 MODEL = """
@@ -43,8 +43,14 @@ name: intent-fast
 type: gateway-load-balancing-config
 rule_type: weight-based
 rules:
-  - {id: primary-haiku, weight: 90, target: {provider: anthropic, model: claude-haiku-4-5}, timeout_ms: 2000}
-  - {id: secondary-bedrock-haiku, weight: 10, target: {provider: bedrock, model: anthropic.claude-haiku-4-5}, timeout_ms: 2000}
+  - id: primary-haiku
+    weight: 90
+    target: {provider: anthropic, model: claude-haiku-4-5}
+    timeout_ms: 2000
+  - id: secondary-bedrock-haiku
+    weight: 10
+    target: {provider: bedrock, model: anthropic.claude-haiku-4-5}
+    timeout_ms: 2000
 fallbacks:
   - {provider: openai, model: gpt-4o-mini, timeout_ms: 2000}
   - {provider: vertex, model: gemini-2.0-flash, timeout_ms: 2000}
