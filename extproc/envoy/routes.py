@@ -43,7 +43,32 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
         "x-envoy-original-path",
         "x-envoy-external-address",
     ]
-    decided = {
+    decided = _decided_route(stripped)
+    waiting = [
+        {
+            "name": f"undecided {path}",
+            "match": {"path": path},
+            "direct_response": {"status": 503},
+        }
+        for path in OPERATION_BY_PATH
+    ]
+    return {
+        "name": ROUTE_TABLE,
+        "virtual_hosts": [
+            {
+                "name": "gateway",
+                "domains": ["*"],
+                "include_request_attempt_count": True,
+                "request_body_buffer_limit": MAX_BODY_BYTES,
+                "routes": [decided, *waiting],
+            }
+        ],
+    }
+
+
+def _decided_route(stripped: list[str]) -> Json:
+    """The only route to a provider: for requests that carry the sidecar's header."""
+    return {
         "name": "decided",
         "match": {
             "prefix": "/",
@@ -85,26 +110,6 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
                 "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
             },
         },
-    }
-    waiting = [
-        {
-            "name": f"undecided {path}",
-            "match": {"path": path},
-            "direct_response": {"status": 503},
-        }
-        for path in OPERATION_BY_PATH
-    ]
-    return {
-        "name": ROUTE_TABLE,
-        "virtual_hosts": [
-            {
-                "name": "gateway",
-                "domains": ["*"],
-                "include_request_attempt_count": True,
-                "request_body_buffer_limit": MAX_BODY_BYTES,
-                "routes": [decided, *waiting],
-            }
-        ],
     }
 
 

@@ -1,0 +1,82 @@
+"""Answers written by hand are what the protobuf library would have written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.core.commands import Forward, Refuse, SendAttempt
+from extproc.edge import codec
+from extproc.pb import extproc_pb2 as pb
+from extproc.values.dialect import Dialect, Operation
+from extproc.values.refusal import Refusal, RefusalCode
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
+from test_machine import World
+
+
+def forward(**changes: object) -> Forward:
+    world = World()
+    command = world.ask(session_id="s")
+    assert isinstance(command, Forward)
+    return command._replace(**changes)  # type: ignore[arg-type]
+
+
+def decoded(command: Forward) -> pb.ProcessingResponse:
+    return pb.ProcessingResponse.FromString(codec.encode_forward(command))
+
+
+def headers(mutation: pb.HeaderMutation) -> dict[str, bytes]:
+    assert all(option.append_action == 2 for option in mutation.set_headers)
+    return {option.header.key: option.header.raw_value for option in mutation.set_headers}
+
+
+@given(st.binary(max_size=70_000))
+def test_F46_a_forwarded_body_has_its_own_length(body: bytes) -> None:
+    common = decoded(forward(body=body)).request_body.response
+    assert common.body_mutation.body == body
+    assert common.clear_route_cache
+    assert headers(common.header_mutation)["content-length"] == b"%d" % len(body)
+
+
+def test_a_forward_says_where_to_go_and_in_which_order() -> None:
+    command = forward()
+    answer = decoded(command)
+    sent = headers(answer.request_body.response.header_mutation)
+    assert sent[":path"] == b"/anthropic/openai/v1/chat/completions"
+    assert sent[":authority"] == b"127.0.0.1:9"
+    assert sent["x-tw-decided"] == b"1"
+    assert sent["x-envoy-max-retries"] == b"3"
+    assert sent["x-envoy-upstream-rq-per-try-timeout-ms"] == b"2000"
+    verdict = answer.dynamic_metadata["tokenweir"]
+    assert verdict["ok"] is True
+    groups = [group["clusters"][0]["cluster_name"] for group in verdict["priority_groups"]]
+    assert groups == [target.clusters[Dialect.OPENAI] for target in command.chain.targets]
+    assert verdict["gen"] == "1"
+    assert verdict["rules"] == "session,shadow,all"
+    # Twice, as the second answer about a chain comes from its cache.
+    assert codec.encode_forward(command) == codec.encode_forward(command)
+
+
+def test_a_later_attempt_drops_every_credential_of_the_one_before() -> None:
+    command = forward()
+    attempt = SendAttempt(command.chain.targets[1], Operation.CHAT_COMPLETIONS, b"{}")
+    common = pb.ProcessingResponse.FromString(
+        codec.encode_send_attempt(attempt)
+    ).request_body.response
+    assert {"authorization", "x-api-key"} <= set(common.header_mutation.remove_headers)
+    assert headers(common.header_mutation)["content-length"] == b"2"
+
+
+@given(st.text(max_size=50))
+def test_F45_no_policy_text_breaks_a_header(text: str) -> None:
+    refusal = Refusal(RefusalCode.UNKNOWN_MODEL, "no")
+    command = Refuse(refusal, Dialect.OPENAI, "r", 1, "a\r\nx: y" + text)
+    answer = pb.ProcessingResponse.FromString(codec.encode_refuse(command)).immediate_response
+    for value in headers(answer.headers).values():
+        assert not set(b"\r\n\0") & set(value)
+    verdict = decoded(forward(rules="a\r\nb" + text)).dynamic_metadata["tokenweir"]
+    assert not set("\r\n\0") & set(verdict["rules"])
