@@ -15,7 +15,11 @@ SOURCES = [path for path in sorted((ROOT / "extproc").rglob("*.py")) if "pb" not
 MAX_MODULE_LINES = 570
 """The goal is 400; the lean transport and the reader of policy documents are above it."""
 MAX_FUNCTION_LINES = 75
-COVERED_FAULTS = [
+COVERED_FAULTS = (
+    *(f"F{n:02}" for n in range(1, 12)),
+    *(f"F{n}" for n in (*range(15, 23), 25, *range(26, 37), 39, 41, 42, *range(45, 51))),
+    *("F54", "F55", "F74", "F75", "F76"),
+)
     "F01",
     "F02",
     "F03",
