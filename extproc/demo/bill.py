@@ -3,73 +3,80 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import deque
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from extproc.demo.prices import (
+    DEAREST,
+    LONG_CONTEXT_PRICES,
+    LONG_CONTEXT_TOKENS,
+    PRICES,
+    Price,
+    cost_micro_usd,
+)
+
 MAX_LINES = 200_000
-"""Bill lines kept in memory; the totals go on."""
-
-# Micro-USD per million tokens: input, cached input, cache write, output. List prices of 2026-11.
-PRICES: dict[str, tuple[int, int, int, int]] = {
-    "claude-haiku-4-5": (1_000_000, 100_000, 1_250_000, 5_000_000),
-    "claude-sonnet-4-5": (3_000_000, 300_000, 3_750_000, 15_000_000),
-    "gpt-4o-mini": (150_000, 75_000, 150_000, 600_000),
-    "gpt-4o": (2_500_000, 1_250_000, 2_500_000, 10_000_000),
-    "gemini-2.0-flash": (100_000, 25_000, 100_000, 400_000),
-    "text-embedding-3-small": (20_000, 20_000, 20_000, 0),
-}
-DEAREST = (15_000_000, 1_500_000, 18_750_000, 75_000_000)
-"""What a model without a price is billed at."""
-
-_TOKEN = re.compile(r"\w{1,6}|[^\w\s]")
-
-
-def count_tokens(text: str, mode: str) -> int:
-    """Tokens of a text: pieces of words and punctuation, or one per byte."""
-    if mode == "byte":
-        return len(text.encode())
-    return sum(1 for _ in _TOKEN.finditer(text))
+"""Bill lines kept in memory, some 150 MB; the totals go on."""
 
 
 class Bill:
-    """What the providers would charge, line by line."""
+    """What the providers would charge, one line per attempt."""
 
-    def __init__(self, file: Path | None) -> None:
-        self.lines: deque[dict[str, Any]] = deque(maxlen=MAX_LINES)
+    def __init__(self, file: Path | None = None) -> None:
         self.total_micro_usd = 0
         self.requests = 0
-        self._file = file.open("a", buffering=1) if file else None
+        self._lines: deque[dict[str, Any]] = deque(maxlen=MAX_LINES)
+        self._prices: dict[str, Price] = {}
+        # Unbuffered: a line is with the kernel before the client can see that its call ended.
+        self._file = file.open("ab", buffering=0) if file else None
+
+    def set_price(self, model: str, price: Price) -> None:
+        """Bills a model at this price from now on, whatever its length of context."""
+        self._prices[model] = price
+
+    def price(self, model: str, input_tokens: int) -> Price:
+        """The price that a request of this length pays; an unknown model pays the dearest."""
+        if model in self._prices:
+            return self._prices[model]
+        if input_tokens > LONG_CONTEXT_TOKENS and model in LONG_CONTEXT_PRICES:
+            return LONG_CONTEXT_PRICES[model]
+        return PRICES.get(model, DEAREST)
 
     def add(self, line: dict[str, Any]) -> None:
-        """Prices a line and books it."""
-        model = (
-            str(line["model"]).rpartition(".")[2]
-            if "anthropic." in line["model"]
-            else line["model"]
+        """Numbers, prices and books a line.
+
+        It names ``model`` and ``input_tokens`` (of which ``cached_tokens`` were read from the
+        cache and ``cache_write_tokens`` written to it) and ``output_tokens``.
+        """
+        cached, written = line["cached_tokens"], line["cache_write_tokens"]
+        counted = Price(
+            input=line["input_tokens"] - cached - written,
+            cached_input=cached,
+            cache_write=written,
+            output=line["output_tokens"],
         )
-        plain, cached, written, output = PRICES.get(model, DEAREST)
-        cached_tokens, written_tokens = line["cached_tokens"], line["cache_write_tokens"]
-        rest = line["input_tokens"] - cached_tokens - written_tokens
-        millionths = (
-            rest * plain
-            + cached_tokens * cached
-            + written_tokens * written
-            + line["output_tokens"] * output
-        )
-        line["micro_usd"] = -(-millionths // 1_000_000)
+        cost = cost_micro_usd(self.price(line["model"], line["input_tokens"]), counted)
         self.requests += 1
-        line["n"] = self.requests
-        line["time"] = time.time()
-        self.total_micro_usd += line["micro_usd"]
-        self.lines.append(line)
+        self.total_micro_usd += cost
+        line = {"n": self.requests, "time": time.time(), **line, "micro_usd": cost}
+        self._lines.append(line)
         if self._file:
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(json.dumps(line).encode() + b"\n")
+
+    def since(self, number: int) -> list[dict[str, Any]]:
+        """The lines kept in memory whose ``n`` is above ``number``."""
+        first = self.requests - len(self._lines)
+        return list(islice(self._lines, max(0, number - first), None))
 
     def clear(self) -> None:
-        """Forgets everything; the file stays."""
-        self.lines.clear()
-        self.total_micro_usd = 0
-        self.requests = 0
+        """Forgets lines and totals; the prices and the file stay."""
+        self._lines.clear()
+        self.total_micro_usd = self.requests = 0
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file:
+            self._file.close()

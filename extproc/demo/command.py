@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import sys
 from pathlib import Path
 
 from aiohttp import web
@@ -13,6 +14,12 @@ from extproc.cli.addresses import address
 from extproc.demo.provider import DemoProvider
 
 EXAMPLE = "tokenweir demo-provider --listen 127.0.0.1:9000"
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted: several hundred clients arrive in the same moment."""
+
+SHUTDOWN_S = 0.5
+"""What a stream still open at SIGTERM gets before it is cut off and billed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,11 +39,19 @@ async def _serve(host: str, port: int, bill: Path | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    application = DemoProvider(bill).application()
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
+    provider = DemoProvider(bill)
+    runner = web.AppRunner(
+        provider.application(),
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_S,
+        handler_cancellation=True,
+    )
     await runner.setup()
-    await web.TCPSite(runner, host, port, backlog=1024).start()
+    await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
     where = runner.addresses[0]
+    # On stderr: the first line of stdout is the one that says where it listens.
+    print(f"input tokens counted by {provider.tokenizer.name}", file=sys.stderr)  # noqa: T201
     print(f"ready http://{where[0]}:{where[1]}", flush=True)  # noqa: T201
     await stop.wait()
     await runner.cleanup()
+    provider.bill.close()

@@ -1,6 +1,6 @@
 """Routes: which paths exist, and the one route that reaches providers.
 
-A path's own route answers 503 by itself. Only the route that demands the sidecar's header leads to
+A path's own route leads to a closed port. Only the route that demands the sidecar's header leads to
 a provider, and no client can send that header: a request that was never decided has nowhere to go.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from extproc.envoy.clusters import DEAD_CLUSTER
 from extproc.policy.snapshot import PolicySnapshot
 from extproc.values.dialect import OPERATION_BY_PATH
 from extproc.values.wire_names import ANSWER_HEADERS, DECIDED_HEADER, METADATA
@@ -27,7 +28,6 @@ _PRIORITY_GROUP = (
     "type.googleapis.com/envoy.extensions.router.cluster_specifiers."
     "priority_group.v3.PriorityGroupClusterSpecifier"
 )
-_NOWHERE = "tokenweir_nowhere"
 
 
 def route_configuration(snapshot: PolicySnapshot) -> Json:
@@ -48,7 +48,8 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
         {
             "name": f"undecided {path}",
             "match": {"path": path},
-            "direct_response": {"status": 503},
+            # Not a direct response: the body limit applies to routes that forward only.
+            "route": {"cluster": DEAD_CLUSTER},
         }
         for path in OPERATION_BY_PATH
     ]
@@ -93,7 +94,7 @@ def _decided_route(stripped: list[str]) -> Json:
                         "priority_groups": [
                             {
                                 "name": "none",
-                                "clusters": [{"cluster_name": _NOWHERE, "weight": 1}],
+                                "clusters": [{"cluster_name": DEAD_CLUSTER, "weight": 1}],
                             }
                         ],
                     },

@@ -267,6 +267,12 @@ def test_F22_bodies_that_are_no_json_object_are_refused(gateway: Gateway) -> Non
     refused(gateway, data, 415)
 
 
+def test_F22_bodies_of_megabytes_pass(gateway: Gateway) -> None:
+    body = chat(messages=[{"role": "user", "content": "word " * 1_000_000}])
+    answer = raw(gateway, request(body=json.dumps(body).encode()), 20)
+    assert status(answer) == 200, answer[:300]
+
+
 def test_F22_a_body_above_32_mib_is_413_in_the_callers_dialect(gateway: Gateway) -> None:
     body = b'{"model":"' + b"x" * (33 << 20) + b'"}'
     answer = raw(gateway, request(body=body), 20)

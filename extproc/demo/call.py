@@ -1,0 +1,213 @@
+"""One inference call at the demo provider: from the body received to the line on the bill."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from extproc.demo.answer import Answer, BadRequestError, Events, Json
+from extproc.demo.bill import Bill
+from extproc.demo.errors import HTML, error_document
+from extproc.demo.faults import Faults
+from extproc.demo.operations import Operation
+
+HANG_S = 3600.0
+"""Longer than any timeout under test."""
+
+EVENTS_BEFORE_HANG = 3
+"""A ``mid_stream`` hang comes after this many events."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A call under way. ``produced`` is the output so far: what is billed if it ends now."""
+
+    request: web.Request
+    operation: Operation
+    number: int
+    body: Json
+    raw: bytes
+    faults: Faults
+    answer: Answer
+    bill: Bill
+    produced: int = 0
+    status: int = 200
+    state: str = "disconnected"
+
+    async def serve(self) -> web.StreamResponse:
+        """Answers, and books exactly one line however it ends."""
+        try:
+            return await self._serve()
+        finally:
+            self._book()
+
+    async def _serve(self) -> web.StreamResponse:
+        faults = self.faults
+        if faults.delay_ms:
+            await asyncio.sleep(faults.delay_ms / 1000)
+        if faults.hang == "before_headers":
+            await asyncio.sleep(HANG_S)
+        if failure := self._failure():
+            return failure
+        streaming = bool(self.body.get("stream")) and self.operation.events is not None
+        response = web.StreamResponse(headers={"content-type": "application/json"})
+        response.headers["request-id"] = f"req_{self.number:08d}"
+        if streaming:
+            response.headers["content-type"] = "text/event-stream; charset=utf-8"
+            response.headers["cache-control"] = "no-cache"
+            await self._stream(response)
+        else:
+            await self._document(response)
+        return response
+
+    def _failure(self) -> web.Response | None:
+        """The refusal before any work that the faults ask for; it is billed nothing."""
+        faults = self.faults
+        headers = {"retry-after": faults.retry_after} if faults.retry_after else {}
+        if faults.redirect:
+            self._fail(302)
+            return web.Response(status=302, headers={"location": "/elsewhere"})
+        if faults.html_error:
+            self._fail(faults.status or 503)
+            return web.Response(
+                status=self.status, headers=headers, text=HTML, content_type="text/html"
+            )
+        if not faults.status and not faults.error_200:
+            return None
+        self._fail(faults.status or 200)
+        document = error_document(
+            self.operation.dialect,
+            faults.status or 500,
+            "The demo provider was told to fail.",
+            self.number,
+        )
+        return web.json_response(document, status=self.status, headers=headers)
+
+    def _fail(self, status: int) -> None:
+        self.status, self.state = status, "failed"
+
+    async def _document(self, response: web.StreamResponse) -> None:
+        """A JSON document. All of it is produced, and billed, before its first byte is sent."""
+        text = web.json_response(self.operation.document(self.answer, self.body)).body
+        assert isinstance(text, bytes)
+        if self.faults.gzip:
+            text = gzip.compress(text, compresslevel=1)
+            response.headers["content-encoding"] = "gzip"
+        self.produced = self.answer.output_tokens
+        response.content_length = len(text)
+        await response.prepare(self.request)
+        if self.faults.hang:
+            await asyncio.sleep(HANG_S)
+        if self.faults.cut_after_events >= 0:
+            await response.write(text[: len(text) // 2])
+            self._cut()
+            return
+        await response.write(text)
+        await response.write_eof()
+        self.state = "completed"
+
+    async def _stream(self, response: web.StreamResponse) -> None:
+        faults = self.faults
+        assert self.operation.events is not None
+        if faults.gzip:
+            response.enable_compression(web.ContentCoding.gzip)
+        await response.prepare(self.request)
+        if faults.hang == "after_headers":
+            await asyncio.sleep(HANG_S)
+        if await self._send_events(response, self.operation.events(self.answer)):
+            await response.write_eof()
+            self.state = "completed"
+
+    async def _send_events(self, response: web.StreamResponse, events: Events) -> bool:
+        """Sends all events; False if the faults cut them off."""
+        faults = self.faults
+        for count, (event, produced) in enumerate(events):
+            if count == faults.cut_after_events:
+                self._cut()
+                return False
+            if count == EVENTS_BEFORE_HANG and faults.hang == "mid_stream":
+                await asyncio.sleep(HANG_S)
+            # Counted before it is written: what the client may have seen is never left out.
+            self.produced = produced
+            await self._write(response, event)
+            if faults.chunk_delay_ms:
+                await asyncio.sleep(faults.chunk_delay_ms / 1000)
+        return True
+
+    async def _write(self, response: web.StreamResponse, event: bytes) -> None:
+        faults = self.faults
+        if faults.comments:
+            event = b": keep-alive\n\n" + event
+        if faults.crlf:
+            event = event.replace(b"\n", b"\r\n")
+        size = faults.split_bytes if faults.split_bytes > 0 else len(event)
+        for start in range(0, len(event), size):
+            await response.write(event[start : start + size])
+            if size < len(event):
+                # Lets the piece leave on its own.
+                await asyncio.sleep(0)
+
+    def _cut(self) -> None:
+        """Resets the connection."""
+        self.state = "failed"
+        if self.request.transport is not None:
+            self.request.transport.abort()
+
+    def _book(self) -> None:
+        """Refused before work: nothing. Otherwise input and what was produced, or everything."""
+        answer = self.answer
+        refused = self.state == "failed" and (self.status != 200 or self.faults.error_200)
+        everything = self.faults.bill_after_disconnect or self.state == "completed"
+        output = answer.output_tokens if everything else self.produced
+        counts = {
+            "input_tokens": 0 if refused else answer.input_tokens,
+            "output_tokens": 0 if refused else output,
+            "cached_tokens": 0 if refused else answer.cached_tokens,
+            "cache_write_tokens": 0 if refused else answer.cache_write_tokens,
+        }
+        line = received(self.request, self.operation, self.body, self.raw)
+        if self.faults.keep_bodies:
+            line["body"] = self.raw.decode("utf-8", "replace")
+        self.bill.add({**line, **counts, "status": self.status, "state": self.state})
+
+
+def refuse(
+    request: web.Request,
+    operation: Operation,
+    raw: bytes,
+    problem: BadRequestError,
+    number: int,
+    bill: Bill,
+) -> web.Response:
+    """Answers 400 in the dialect's shape, and books a line of nothing."""
+    counts = dict.fromkeys(
+        ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens"), 0
+    )
+    line = received(request, operation, {}, raw)
+    bill.add({**line, **counts, "status": 400, "state": "failed"})
+    document = error_document(operation.dialect, 400, str(problem), number)
+    return web.json_response(document, status=400)
+
+
+def received(request: web.Request, operation: Operation, body: Json, raw: bytes) -> dict[str, Any]:
+    """What a bill line says of the request. Of a credential, only its last four characters."""
+    headers = request.headers
+    key = headers.get("authorization") or headers.get("x-api-key") or ""
+    return {
+        "provider": request.match_info["provider"],
+        "model": body.get("model", ""),
+        "dialect": operation.dialect,
+        "operation": operation.path,
+        "path": request.path,
+        "stream": bool(body.get("stream")),
+        "request_id": headers.get("x-request-id", ""),
+        "attempt": headers.get("x-envoy-attempt-count", ""),
+        "headers": sorted({name.lower() for name in headers}),
+        "key_end": key[-4:],
+        "body_sha256": hashlib.sha256(raw).hexdigest(),
+    }

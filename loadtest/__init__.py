@@ -1,0 +1,1 @@
+"""Load tests: what the gateway costs, measured beside what it is compared with."""
