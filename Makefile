@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test lint unit soak proto clean
+.PHONY: up test lint unit soak bench bench-peers proto clean
 
 up: $(VENV)/.runtime
 	$(BIN)/tokenweir up --policy configs --listen 127.0.0.1:8080 --console 127.0.0.1:8090 --state .state
@@ -21,6 +21,12 @@ unit: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	TOKENWEIR_SEEDS=20 $(BIN)/pytest tests/integration/test_money_race.py
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m loadtest.bench
+
+bench-peers: $(VENV)/.dev
+	$(BIN)/python -m loadtest.bench --peers ferrogw,litellm,portkey
 
 proto: $(VENV)/.dev
 	$(BIN)/python proto/generate.py

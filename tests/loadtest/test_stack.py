@@ -87,11 +87,6 @@ def test_the_governed_gateway_decides_and_settles_the_load(started, monkeypatch)
         wait_until_served(variant.port, http_request(b"{}", key="wrong"), variant.envoy)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Envoy answers 413 above 1 MiB: request_body_buffer_limit does not reach routes with a "
-    "direct_response, so the listener's own buffer limit holds",
-)
 @pytest.mark.parametrize("name", ["allow", "governed"])
 def test_a_body_of_2_mb_is_served(name: str, tmp_path: Path, started) -> None:
     processes = started[1]
