@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from gateway import Gateway, base_policy
+from gateway import Gateway, base_policy, chat
 
 RULE = """
 name: r
@@ -95,7 +95,7 @@ type: gateway-load-balancing-config
 rules:
   - {id: another, weight: 1, target: {provider: openai, model: gpt-4o}}
 """
-    body = {"model": "another", "messages": []}
+    body = chat(model="another")
     assert gateway.post(body).status_code == 404
     gateway.save_policy("another.yaml", text)
     wait_for(lambda: gateway.post(body).status_code == 200)
