@@ -28,8 +28,9 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS = 0, 1, 2, 3, 4
 PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 5, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS, PADDED = 0x1, 0x1, 0x4, 0x8
 
-MAX_FRAME_BYTES = 1 << 20
-"""What we let Envoy put in one frame: a body of a megabyte needs one."""
+MAX_FRAME_BYTES = 1 << 16
+"""What we let Envoy put in one frame. A frame is handled when it is whole, so one that needs many
+reads is copied with each: 2 MB in frames of 64 KiB take 1.8 ms here, in frames of 1 MiB 5 to 10."""
 MAX_WINDOW = (1 << 31) - 1
 DEFAULT_WINDOW = 65_535
 MAX_STREAMS = 65_536

@@ -29,6 +29,13 @@ MAX_SOCKET_PATH = 90
 """A unix socket's path is at most 107 bytes; longer state folders get their sockets under /tmp."""
 
 
+_EXAMPLE = """
+try:
+  curl -i {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -H 'Authorization: Bearer tw-demo-key' \\
+    -d '{{"model": "intent-fast", "messages": [{{"role": "user", "content": "hi"}}]}}'"""
+
+
 class StartError(Exception):
     """A child did not come up. Says which, and shows the end of its log."""
 
@@ -138,6 +145,7 @@ class Supervisor:
             keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
             print(f"ready {self.url}", flush=True)  # noqa: T201
             print(f"console {self.console_url}", flush=True)  # noqa: T201
+            print(_EXAMPLE.format(url=self.url), flush=True)  # noqa: T201
             await stop.wait()
         finally:
             for keeper in keepers:
