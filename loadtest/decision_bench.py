@@ -103,11 +103,10 @@ def _decide(gate: Gate, ledger: EmbeddedLedger, headers: RequestHeaders, body: R
     while isinstance(command, Reserve):
         outcome = ledger.reserve(
             command.reservation_id,
-            command.holds,
+            command.account,
             command.amounts,
             command.now_ms,
             command.lease_until_ms,
-            command.about,
         )
         command = machine.on_reserved(Reserved(outcome, command.now_ms))
     took_ns = time.perf_counter_ns() - began_ns

@@ -14,7 +14,7 @@ from extproc.core.estimate import estimate_amounts
 from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
 from extproc.core.holds import SCOPES
-from extproc.ledger.port import Granted
+from extproc.ledger.port import Account, Granted
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect
 from extproc.values.limit import Amounts, Scope
@@ -48,13 +48,13 @@ class AttemptMachine:
             return self._refuse(refusals.INTERNAL_ERROR)
         self._entry = entry
         self._now_ms = now_ms
-        dialect = entry.request.operation.dialect
+        dialect = entry.operation.dialect
         found = [t for t in entry.chain.targets if t.clusters.get(dialect) == event.cluster]
         if not found or event.attempt in entry.attempts:
             return self._refuse(refusals.INTERNAL_ERROR)
         self._target = target = found[0]
         try:
-            self._request = parse_inference_request(entry.request.operation, body)
+            self._request = parse_inference_request(entry.operation, body)
         except WireError as error:
             return self._refuse(error.refusal)
         generation = entry.generation
@@ -64,15 +64,16 @@ class AttemptMachine:
             generation.policy.default_max_output_tokens,
             self._gate.estimator,
         )
-        values = list(entry.scope_values)
+        plan = entry.plan
+        values = list(plan.scope_values)
         values[_PROVIDER_PLACE] = target.provider.name
+        holds = plan.applicable.holds(tuple(values), entry.overrides)
         return Reserve(
             f"{event.request_id}/{event.attempt}",
-            entry.applicable.holds(tuple(values), entry.overrides),
+            Account(holds, {**plan.account.about, "target": target.name}),
             self._amounts,
             now_ms + LEASE_MS,
             now_ms,
-            {**entry.about, "target": target.name},
         )
 
     def on_reserved(self, event: Reserved) -> SendAttempt | Refuse:
@@ -90,7 +91,7 @@ class AttemptMachine:
         self._gate.breakers.sent(target.name, entry.chain.breaker, self._now_ms)
         return SendAttempt(
             target,
-            entry.request.operation,
+            entry.operation,
             rewrite(self._request, target.model, None, False),
         )
 
@@ -104,7 +105,7 @@ class AttemptMachine:
 
     def _refuse(self, refusal: Refusal) -> Refuse:
         entry = self._gate.in_flight.get(self._event.request_id)
-        dialect = entry.request.operation.dialect if entry else Dialect.OPENAI
+        dialect = entry.operation.dialect if entry else Dialect.OPENAI
         generation = (entry.generation if entry else self._gate.generation).number
-        rules = entry.applicable.rules if entry else ""
+        rules = entry.plan.applicable.rules if entry else ""
         return Refuse(refusal, dialect, self._event.request_id, generation, rules)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from extproc.core.routing import Chain
-from extproc.ledger.port import Hold, Standing
+from extproc.ledger.port import Account, Remaining
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import Amounts
@@ -40,11 +40,10 @@ class Reserve(NamedTuple):
     """Ask the ledger; its answer comes back as ``Reserved``."""
 
     reservation_id: str
-    holds: Sequence[Hold]
+    account: Account
     amounts: Amounts
     lease_until_ms: int
     now_ms: int
-    about: Mapping[str, object]
 
 
 class Forward(NamedTuple):
@@ -57,9 +56,10 @@ class Forward(NamedTuple):
     """The usage chunk of the stream was asked for by us: the caller shall not see it."""
     generation: int
     rules: str
-    standings: Sequence[Standing]
+    remaining: Sequence[Remaining]
     remove_headers: Sequence[str]
     """Present headers to strip that the route does not strip by itself."""
+    now_ms: int
 
 
 class SendAttempt(NamedTuple):

@@ -6,22 +6,23 @@ randomness: all three arrive in events.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from extproc.core.breaker import Breakers
+from extproc.core.callers import Plan
 from extproc.core.estimate import Estimator
 from extproc.core.generation import Generation
-from extproc.core.holds import Applicable, ScopeValues
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
 from extproc.ledger.port import Hold
 from extproc.policy.snapshot import Target
+from extproc.values.dialect import Operation
 from extproc.values.limit import Amounts
-from extproc.wire.inference_request import InferenceRequest
 
 MAX_IN_FLIGHT = 50_000
-"""Requests remembered between admission and settlement, about 2 KB each. Envoy holds far fewer
-connections; the rest are waiting for a lost access-log entry until their lease ends."""
+"""Requests remembered between admission and settlement, about 1 KB each, without their bodies.
+Envoy holds far fewer connections; the rest are waiting for a lost access-log entry until their
+lease ends."""
 
 LEASE_MS = 900_000
 """How long a reservation waits for its settlement before it is charged in full. Three times the
@@ -44,13 +45,14 @@ class InFlight:
 
     request_id: str
     generation: Generation
-    request: InferenceRequest
+    operation: Operation
+    body_bytes: int
     chain: Chain
-    applicable: Applicable
-    scope_values: ScopeValues
+    plan: Plan
     overrides: dict[str, Hold] | None
-    about: dict[str, object]
-    attempts: dict[int, Attempt] = field(default_factory=dict)
+    """What a fallback moved, by limit key: later attempts are booked there too."""
+    attempts: dict[int, Attempt]
+    """By Envoy's count, from 1."""
     over: bool = False
     """The request's own log entry has arrived; attempts may still wait for theirs."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from extproc.core.callers import Callers
 from extproc.core.holds import Applicable
 from extproc.core.routing import Route
 from extproc.policy.snapshot import Credential, PolicySnapshot, VirtualModel
@@ -18,10 +19,13 @@ conditions exceeds this, the memo starts afresh."""
 class Generation:
     """A snapshot and its memos. Dropped whole when the last request of it has ended."""
 
-    __slots__ = ("_applicable", "_routes", "names", "policy")
+    __slots__ = ("_applicable", "_routes", "callers", "names", "number", "policy")
 
     def __init__(self, policy: PolicySnapshot) -> None:
         self.policy = policy
+        self.number = policy.generation
+        """The generation, as callers see it."""
+        self.callers = Callers()
         self.names = HeaderNames(policy.envelope.prefix)
         self._routes: dict[tuple[str, Dialect], Route] = {
             (name, dialect): Route(model, dialect)
@@ -29,11 +33,6 @@ class Generation:
             for dialect in CALLER_DIALECTS
         }
         self._applicable: dict[int, Applicable] = {}
-
-    @property
-    def number(self) -> int:
-        """The generation, as callers see it."""
-        return self.policy.generation
 
     def route(self, model: str, dialect: Dialect) -> Route | None:
         """The route of a virtual model, None for an unknown name."""

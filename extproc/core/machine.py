@@ -12,27 +12,28 @@ the edge then answers 503, and nothing passes.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from enum import Enum
 
 from extproc.core import refusals
 from extproc.core.breach import Fallback, fallbacks_for
+from extproc.core.callers import Caller, Plan, kind_of
 from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, Reserve
 from extproc.core.estimate import estimate_amounts, output_bound_tokens
 from extproc.core.events import RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import LEASE_MS, MAX_IN_FLIGHT, Attempt, Gate, InFlight
-from extproc.core.holds import Applicable, ScopeValues, scope_values
+from extproc.core.holds import SCOPES, Applicable, ScopeValues, scope_values
 from extproc.core.identity import resolve_envelope
 from extproc.core.model_list import model_list
 from extproc.core.routing import Chain, Route
-from extproc.ledger.port import Denied, Granted, Hold
+from extproc.ledger.port import Account, Denied, Granted, Hold
 from extproc.policy.snapshot import Credential, Target
 from extproc.values.dialect import Dialect, Operation
-from extproc.values.envelope import Envelope
-from extproc.values.limit import Amounts
+from extproc.values.limit import Amounts, Scope
 from extproc.values.refusal import Refusal
 from extproc.wire.conversation import conversation_root
 from extproc.wire.errors import WireError
-from extproc.wire.headers import CallerHeaders
+from extproc.wire.headers import CallerHeaders, api_key
 from extproc.wire.inference_request import (
     InferenceRequest,
     needs_usage_injected,
@@ -58,33 +59,31 @@ class RequestMachine:
 
     __slots__ = (
         "_amounts",
-        "_applicable",
         "_caller",
         "_chain",
-        "_credential",
-        "_envelope",
         "_fallbacks",
         "_first_refusal",
         "_gate",
         "_generation",
         "_now_ms",
         "_overrides",
+        "_plan",
+        "_remove",
         "_request",
         "_route",
-        "_values",
         "dialect",
+        "operation",
         "request_id",
         "state",
     )
 
-    _caller: CallerHeaders
-    _credential: Credential
-    _envelope: Envelope
+    operation: Operation
+    _caller: Caller
+    _remove: Sequence[str]
     _request: InferenceRequest
     _route: Route
     _chain: Chain
-    _applicable: Applicable
-    _values: ScopeValues
+    _plan: Plan
     _amounts: Amounts
 
     def __init__(self, gate: Gate) -> None:
@@ -103,27 +102,27 @@ class RequestMachine:
         assert self.state is State.HEADERS
         generation = self._generation
         try:
-            caller = generation.names.parse(event.headers)
+            headers = generation.names.parse(event.headers)
+            self.request_id = headers.request_id
+            self.operation = operation = headers.operation
+            self.dialect = operation.dialect
+            if operation is Operation.MODELS:
+                return self._list_models(headers)
+            kind = kind_of(headers)
+            caller = generation.callers.find(kind)
+            if caller is None:
+                found = self._verified(headers)
+                if isinstance(found, Refusal):
+                    return self._refuse(found)
+                caller = found
+                generation.callers.remember(kind, caller)
         except WireError as error:
             self._note_caller(event)
             return self._refuse(error.refusal)
-        self._caller = caller
-        self.request_id = caller.request_id
-        self.dialect = caller.operation.dialect
-        key_hash = hashlib.sha256(caller.api_key).digest()
-        credential = generation.policy.credentials.get(key_hash)
-        if credential is None:
-            return self._refuse(refusals.INVALID_CREDENTIAL)
-        self._credential = credential
-        if caller.operation is Operation.MODELS:
-            self.state = State.DONE
-            return Answer(model_list(generation, credential), self.request_id, generation.number)
-        envelope = resolve_envelope(credential, caller.claims, generation.policy.envelope)
-        if isinstance(envelope, Refusal):
-            return self._refuse(envelope)
         if event.end_of_stream:
             return self._refuse(refusals.empty_body())
-        self._envelope = envelope
+        self._caller = caller
+        self._remove = headers.remove
         self.state = State.BODY
         return AWAIT_BODY
 
@@ -133,14 +132,14 @@ class RequestMachine:
         self._now_ms = event.now_ms
         gate, generation = self._gate, self._generation
         try:
-            request = parse_inference_request(self._caller.operation, event.body)
+            request = parse_inference_request(self.operation, event.body)
         except WireError as error:
             return self._refuse(error.refusal)
         self._request = request
         route = generation.route(request.model, self.dialect)
         if route is None:
             return self._refuse(refusals.unknown_model())
-        if not generation.may_use(self._credential, route.model):
+        if not generation.may_use(self._caller.credential, route.model):
             return self._refuse(refusals.model_not_allowed())
         self._route = route
         if not route.targets:
@@ -148,7 +147,7 @@ class RequestMachine:
         self._chain = route.draw(event.draw, gate.breakers, event.now_ms)
         if not self._chain.targets:
             return self._refuse(self._all_open())
-        if request.operation.free:
+        if self.operation.free:
             return self._forward_free()
         if len(gate.in_flight) >= MAX_IN_FLIGHT:
             return self._refuse(refusals.TOO_MANY_IN_FLIGHT)
@@ -172,25 +171,73 @@ class RequestMachine:
 
     # -- steps ------------------------------------------------------------------------------------
 
+    def _list_models(self, headers: CallerHeaders) -> Answer | Refuse:
+        credential = self._credential(headers)
+        if credential is None:
+            return self._refuse(refusals.INVALID_CREDENTIAL)
+        self.state = State.DONE
+        generation = self._generation
+        return Answer(model_list(generation, credential), self.request_id, generation.number)
+
+    def _credential(self, headers: CallerHeaders) -> Credential | None:
+        key = api_key(headers.authorization, headers.x_api_key)
+        return self._generation.policy.credentials.get(hashlib.sha256(key).digest())
+
+    def _verified(self, headers: CallerHeaders) -> Caller | Refusal:
+        """A caller seen for the first time. Raises ``WireError``."""
+        policy = self._generation.policy
+        key = api_key(headers.authorization, headers.x_api_key)
+        claims = self._generation.names.claims(headers.identity)
+        credential = policy.credentials.get(hashlib.sha256(key).digest())
+        if credential is None:
+            return refusals.INVALID_CREDENTIAL
+        envelope = resolve_envelope(credential, claims, policy.envelope)
+        return envelope if isinstance(envelope, Refusal) else Caller(credential, envelope)
+
     def _reserve_first(self) -> Reserve | Refuse:
-        envelope, credential, request = self._envelope, self._credential, self._request
-        gate = self._gate
-        provider = self._chain.targets[0].provider.name
-        applicable = self._generation.applicable(envelope, credential, request.model, provider)
-        self._applicable = applicable
-        if applicable.bounds_money and request.server_tools:
-            return self._refuse(refusals.server_tools())
-        if applicable.bounds_money and request.priority_tier:
-            return self._refuse(refusals.dearer_variant())
-        session = envelope.session_id
+        caller, request, target = self._caller, self._request, self._chain.targets[0]
+        plan = caller.plans.get((self.operation, request.model, target.name))
+        if plan is None:
+            plan = self._make_plan(caller, request, target)
+        self._plan = plan
+        applicable = plan.applicable
+        if applicable.bounds_money:
+            if request.server_tools:
+                return self._refuse(refusals.server_tools())
+            if request.priority_tier:
+                return self._refuse(refusals.dearer_variant())
         if applicable.counts_sessions:
-            # "~" is in no identifier, so a derived session is never somebody's real one.
-            session = session or "~" + conversation_root(request)
+            credential = caller.credential
             maximum = credential.max_sessions
-            if not gate.sessions.admit(credential.id, session, maximum, self._now_ms):
+            session = plan.scope_values[_SESSION_PLACE]
+            if not self._gate.sessions.admit(credential.id, session, maximum, self._now_ms):
                 return self._refuse(refusals.too_many_sessions(maximum))
-        self._values = scope_values(envelope, credential.id, session, request.model, provider)
         return self._reserve(self._chain)
+
+    def _make_plan(self, caller: Caller, request: InferenceRequest, target: Target) -> Plan:
+        envelope, credential, provider = caller.envelope, caller.credential, target.provider.name
+        applicable = self._generation.applicable(envelope, credential, request.model, provider)
+        session = envelope.session_id
+        derived = applicable.counts_sessions and not session
+        if derived:
+            # "~" is in no identifier, so a derived session is never somebody's real one.
+            session = "~" + conversation_root(request)
+        values = scope_values(envelope, credential.id, session, request.model, provider)
+        plan = Plan(applicable, values, self._account(applicable, values, target))
+        if not derived:
+            caller.plans[self.operation, request.model, target.name] = plan
+        return plan
+
+    def _account(self, applicable: Applicable, values: ScopeValues, target: Target) -> Account:
+        about = {
+            "credential": self._caller.credential.id,
+            "envelope": tuple(self._caller.envelope),
+            "operation": self.operation,
+            "model": self._request.model,
+            "target": target.name,
+            "generation": self._generation.number,
+        }
+        return Account(applicable.holds(values, self._overrides), about)
 
     def _reserve(self, chain: Chain) -> Reserve:
         target = chain.targets[0]
@@ -202,23 +249,11 @@ class RequestMachine:
         self.state = State.RESERVATION
         return Reserve(
             self.request_id + "/1",
-            self._applicable.holds(self._values, self._overrides),
+            self._plan.account,
             self._amounts,
             self._now_ms + LEASE_MS,
             self._now_ms,
-            self._about(target),
         )
-
-    def _about(self, target: Target) -> dict[str, object]:
-        """What the usage log says of a reservation."""
-        return {
-            "credential": self._credential.id,
-            "envelope": tuple(self._envelope),
-            "operation": self._request.operation,
-            "model": self._request.model,
-            "target": target.name,
-            "generation": self._generation.number,
-        }
 
     def _breached(self, denied: Denied) -> Reserve | Refuse:
         standing = denied.standings[0]
@@ -240,6 +275,9 @@ class RequestMachine:
         fallback = self._fallbacks.pop(0)
         moved = {hold.limit.key.partition(":overflow")[0]: hold for hold in fallback.moved}
         self._overrides = moved
+        plan, target = self._plan, fallback.chain.targets[0]
+        account = self._account(plan.applicable, plan.scope_values, target)
+        self._plan = Plan(plan.applicable, plan.scope_values, account)
         return self._reserve(fallback.chain)
 
     def _forward(self, granted: Granted) -> Forward:
@@ -249,31 +287,31 @@ class RequestMachine:
         gate.in_flight[self.request_id] = InFlight(
             self.request_id,
             self._generation,
-            request,
+            self.operation,
+            request.body_bytes,
             chain,
-            self._applicable,
-            self._values,
+            self._plan,
             self._overrides,
-            self._about(target),
             {1: Attempt(self.request_id + "/1", target, self._amounts)},
         )
         gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         inject_usage = needs_usage_injected(request)
         maximum = None
         unbounded = request.generates and request.max_output_tokens is None
-        if unbounded and self._applicable.watches_money:
+        if unbounded and self._plan.applicable.watches_money:
             default_tokens = self._generation.policy.default_max_output_tokens
             maximum = output_bound_tokens(request, target, default_tokens)
         self.state = State.DONE
         return Forward(
             chain,
-            request.operation,
+            self.operation,
             rewrite(request, target.model, maximum, inject_usage),
             inject_usage,
             self._generation.number,
-            self._applicable.rules,
-            granted.standings,
-            self._caller.remove,
+            self._plan.applicable.rules,
+            granted.remaining,
+            self._remove,
+            self._now_ms,
         )
 
     def _forward_free(self) -> Forward:
@@ -281,13 +319,14 @@ class RequestMachine:
         self.state = State.DONE
         return Forward(
             self._chain,
-            self._request.operation,
+            self.operation,
             rewrite(self._request, target.model, None, False),
             False,
             self._generation.number,
             "",
             (),
-            self._caller.remove,
+            self._remove,
+            self._now_ms,
         )
 
     def _affordable(self, chain: Chain, left_micro_usd: int) -> Chain:
@@ -321,7 +360,7 @@ class RequestMachine:
                 self.dialect = Dialect.ANTHROPIC
 
     def _refuse(self, refusal: Refusal) -> Refuse:
-        rules = self._applicable.rules if self.state is State.RESERVATION else ""
+        rules = self._plan.applicable.rules if self.state is State.RESERVATION else ""
         self.state = State.DONE
         return Refuse(refusal, self.dialect, self.request_id, self._generation.number, rules)
 
@@ -330,4 +369,5 @@ _CHECK_BELOW_MICRO_USD = 1_000_000_000
 """Fallbacks are priced at admission only when less than $1,000 is left: no request costs more than
 that, so above it every target fits."""
 
+_SESSION_PLACE = SCOPES.index(Scope.SESSION)
 AWAIT_BODY = AwaitBody()

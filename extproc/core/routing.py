@@ -33,7 +33,7 @@ class Chain:
         self.breaker = breaker
         # Envoy takes one time-to-headers per chain (a per-try value set later is ignored).
         self.timeout_ms = max((target.timeout_ms for target in targets), default=0)
-        self.encoded: dict[tuple[object, ...], bytes] = {}
+        self.encoded: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
         """The codec's cache of wire fragments about this chain."""
 
     def without(self, excluded: Sequence[Target]) -> Chain:

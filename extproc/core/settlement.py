@@ -71,7 +71,7 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
     else:
         gate.estimator.learn(
             target.canonical_model,
-            entry.request.body_bytes,
+            entry.body_bytes,
             usage.input_tokens,
             usage.output_tokens,
         )
@@ -82,7 +82,7 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
 
 
 def _reported(entry: InFlight, event: RequestEnded) -> Reported | None:
-    operation = entry.request.operation
+    operation = entry.operation
     if event.usage_tail:
         return usage_from_json_tail(operation, event.usage_tail)
     if event.usage_first or event.usage_last:

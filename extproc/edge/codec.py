@@ -13,7 +13,6 @@ from typing import Any
 from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt
 from extproc.core.events import AttemptFailed, Ending, RequestEnded
 from extproc.core.routing import Chain
-from extproc.ledger.port import Standing
 from extproc.pb import extproc_pb2 as pb
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect, Operation
@@ -29,6 +28,7 @@ from extproc.wire.headers import CREDENTIAL_HEADERS
 
 _OVERWRITE = b"\x18\x02"  # HeaderValueOption.append_action = OVERWRITE_IF_EXISTS_OR_ADD
 _UNSAFE = {ord(c): None for c in "\r\n\0"}
+_SHORT_BYTES = 100
 MAX_HEADER_CHARACTERS = 1_024
 """Values of answer headers are ours, but rule ids are the policy's: longer ones are cut."""
 
@@ -64,7 +64,25 @@ def _entry(key: bytes, value: bytes) -> bytes:
 
 
 def _string(key: bytes, text: str) -> bytes:
-    return _entry(key, _field(3, text.encode()))
+    """An entry with a string. Keys are short, so lengths fit one byte for all but long values."""
+    value = text.encode()
+    size = len(value)
+    if size > _SHORT_BYTES:
+        return _entry(key, _field(3, value))
+    name_size = len(key)
+    inner = name_size + size + 6
+    return b"\x0a%c\x0a%c%b\x12%c\x1a%c%b" % (inner, name_size, key, size + 2, size, value)
+
+
+def _content_length(length: int) -> bytes:
+    digits = b"%d" % length
+    size = len(digits)
+    return b"\x0a%c\x0a%c\x0a\x0econtent-length\x1a%c%b\x18\x02" % (
+        size + 22,
+        size + 18,
+        size,
+        digits,
+    )
 
 
 def _text(value: str) -> str:
@@ -72,10 +90,48 @@ def _text(value: str) -> str:
     return value.translate(_UNSAFE)[:MAX_HEADER_CHARACTERS]
 
 
+# -- requests -------------------------------------------------------------------------------------
+
+
+def decode_body(data: bytes) -> bytes | None:
+    """The body of a message that is nothing but a whole request body, cut out of its bytes.
+
+    None for every other message: the library parses those. This saves two copies of up to 32 MiB.
+    """
+    if data[:1] != b"\x22":  # ProcessingRequest.request_body
+        return None
+    size, at = _read_varint(data, 1)
+    if at + size != len(data):
+        return None
+    body = b""
+    if data[at : at + 1] == b"\x0a":  # HttpBody.body
+        length, start = _read_varint(data, at + 1)
+        at = start + length
+        body = data[start:at]
+    # What is left is HttpBody.end_of_stream.
+    return body if data[at:] == b"\x10\x01" else None
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """A varint of at most 5 bytes and where it ends; a longer or cut one gives an impossible
+    length, so that no message is recognised."""
+    value = shift = 0
+    for place in range(at, min(at + 5, len(data))):
+        byte = data[place]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place + 1
+        shift += 7
+    return 1 << 40, at
+
+
 # -- answers --------------------------------------------------------------------------------------
 
 
 AWAIT_BODY_MESSAGE = pb.ProcessingResponse(request_headers=pb.HeadersResponse()).SerializeToString()
+_NAMESPACE = _field(1, METADATA.encode())
+_LIMIT_KEYS = ((b"rl_lr", b"rl_rr", b"rl_tr"), (b"rl_lt", b"rl_rt", b"rl_tt"))
+"""Of requests, and of tokens: limit, remaining, reset. See ``ANSWER_HEADERS``."""
 _REMOVE_CREDENTIALS = b"".join(_field(2, name.encode()) for name in CREDENTIAL_HEADERS)
 
 
@@ -85,15 +141,26 @@ def encode_forward(command: Forward) -> bytes:
     key = (command.operation, command.hide_usage, command.generation)
     fixed = chain.encoded.get(key)
     if fixed is None:
-        fixed = chain.encoded[key] = _chain_headers(chain, command.operation)
-        chain.encoded["metadata", *key] = _chain_metadata(chain, command)
-    headers = fixed + _set_header("content-length", b"%d" % len(body))
+        fixed = chain.encoded[key] = (
+            _chain_headers(chain, command.operation),
+            _chain_metadata(chain, command),
+        )
+    headers = fixed[0] + _content_length(len(body))
     if command.remove_headers:
-        headers += b"".join(_field(2, name.encode()) for name in command.remove_headers)
-    common = _field(2, headers) + _field(3, _field(1, body)) + b"\x28\x01"  # clear_route_cache
-    verdict = chain.encoded["metadata", *key] + _standing_entries(command)
-    namespace = _field(1, _field(1, METADATA.encode()) + _field(2, _field(5, verdict)))
-    return _field(3, _field(1, common)) + _field(8, namespace)
+        headers += b"".join([_field(2, name.encode()) for name in command.remove_headers])
+    verdict = fixed[1] + _limit_entries(command)
+    namespace = _field(8, _field(1, _NAMESPACE + _field(2, _field(5, verdict))))
+    return _body_response(headers, body, b"\x28\x01", namespace)  # clear_route_cache
+
+
+def _body_response(headers: bytes, body: bytes, rest: bytes, after: bytes) -> bytes:
+    """A ``ProcessingResponse`` with a new body, which is copied once: it may be 32 MiB long."""
+    body_head = b"\x0a" + _varint(len(body))
+    mutation_head = b"\x1a" + _varint(len(body_head) + len(body))
+    headers = _field(2, headers) + mutation_head + body_head
+    common_head = b"\x0a" + _varint(len(headers) + len(body) + len(rest))
+    response_bytes = len(common_head) + len(headers) + len(body) + len(rest)
+    return b"".join((b"\x1a", _varint(response_bytes), common_head, headers, body, rest, after))
 
 
 def _chain_headers(chain: Chain, operation: Operation) -> bytes:
@@ -127,24 +194,23 @@ def _chain_metadata(chain: Chain, command: Forward) -> bytes:
     return verdict.SerializeToString()
 
 
-def _standing_entries(command: Forward) -> bytes:
-    """What the answer's headers will say about the tightest limits."""
+def _limit_entries(command: Forward) -> bytes:
+    """What the answer's headers will say about the limits that applied."""
     entries = _string(b"rules", _text(command.rules)) if command.rules else b""
-    for standing in command.standings:
-        unit = standing.hold.limit.unit
+    for hold, amount, resets_at_ms in command.remaining:
+        unit = hold.limit.unit
         if unit is Unit.MICRO_USD:
-            entries += _string(b"budget", amount_text("usd", standing.remaining))
+            entries += _string(b"budget", amount_text("usd", amount))
         else:
-            kind = b"r" if unit is Unit.REQUESTS else b"t"
-            entries += _limit_entries(kind, standing)
+            limit, remaining, reset = _LIMIT_KEYS[unit is not Unit.REQUESTS]
+            # Relative, in whole seconds, as OpenAI writes it.
+            seconds = -(-(resets_at_ms - command.now_ms) // 1000)
+            entries += (
+                _string(limit, str(hold.ceiling))
+                + _string(remaining, str(amount))
+                + _string(reset, f"{seconds}s")
+            )
     return entries
-
-
-def _limit_entries(kind: bytes, standing: Standing) -> bytes:
-    # The reset is relative in OpenAI's headers; whole seconds from the request's admission.
-    return _string(b"rl_l" + kind, str(standing.hold.ceiling)) + _string(
-        b"rl_r" + kind, str(standing.remaining)
-    )
 
 
 def encode_send_attempt(command: SendAttempt) -> bytes:
@@ -153,11 +219,10 @@ def encode_send_attempt(command: SendAttempt) -> bytes:
     dialect = command.operation.dialect
     headers = (
         _target_headers(command.target, dialect, command.operation)
-        + _set_header("content-length", b"%d" % len(command.body))
+        + _content_length(len(command.body))
         + _REMOVE_CREDENTIALS
     )
-    common = _field(2, headers) + _field(3, _field(1, command.body))
-    return _field(3, _field(1, common))
+    return _body_response(headers, command.body, b"", b"")
 
 
 def encode_refuse(command: Refuse) -> bytes:
@@ -174,6 +239,8 @@ def encode_refuse(command: Refuse) -> bytes:
             headers.append(("x-budget-remaining-usd", amount_text("usd", left)))
         else:
             kind = "requests" if limit.unit == "requests" else "tokens"
+            if refusal.retry_after_s is not None:
+                headers.append((f"x-ratelimit-reset-{kind}", f"{refusal.retry_after_s}s"))
             headers.append((f"x-ratelimit-limit-{kind}", str(limit.limit)))
             headers.append((f"x-ratelimit-remaining-{kind}", str(left)))
     body = refusal_body(command.dialect, refusal, command.request_id, command.generation)

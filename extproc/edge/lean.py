@@ -105,7 +105,7 @@ class LeanStream:
         """Pieces of a message that is not whole yet."""
         self.wanted = 0
         """Bytes of it that are missing; 0 when ``parts`` may lack even its length."""
-        self.queue: list[bytes] | None = None
+        self.queue: list[bytes | memoryview] | None = None
         """Frames' payloads that wait for window; an empty item ends the stream."""
         self._connection = connection
 
@@ -133,7 +133,7 @@ class LeanConnection(asyncio.Protocol):
         self._window = DEFAULT_WINDOW
         self._stream_window = DEFAULT_WINDOW
         self._peer_frame_bytes = 16_384
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._touched: list[LeanStream] = []
         self._waiting: dict[int, LeanStream] = {}
         self._queued_bytes = 0
@@ -389,7 +389,7 @@ class LeanConnection(asyncio.Protocol):
             if end:
                 out.append(_OK_HEAD + name + _OK_BLOCK)
         else:
-            self._enqueue(stream, b"\0" + (size - 5).to_bytes(4, "big") + message, end)
+            self._enqueue(stream, b"\0" + (size - 5).to_bytes(4, "big"), message, end)
         if end:
             stream.ended = True
             if stream.half_closed and stream.queue is None:
@@ -434,14 +434,17 @@ class LeanConnection(asyncio.Protocol):
             self._streams.pop(stream.id, None)
             self._out.append(_frame(RST_STREAM, 0, stream.id, (2).to_bytes(4, "big")))
 
-    def _enqueue(self, stream: LeanStream, data: bytes, end: bool) -> None:
+    def _enqueue(self, stream: LeanStream, head: bytes, message: bytes, end: bool) -> None:
         if stream.queue is None:
             stream.queue = []
             self._waiting[stream.id] = stream
-        stream.queue.append(data)
+        stream.queue.append(head)
+        if message:
+            # A view, so that cutting frames off its front does not copy the rest each time.
+            stream.queue.append(memoryview(message))
         if end:
             stream.queue.append(b"")
-        self._queued_bytes += len(data)
+        self._queued_bytes += len(head) + len(message)
         if self._queued_bytes > MAX_QUEUED_BYTES:
             self._closed = True
             self._abandon()

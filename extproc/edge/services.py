@@ -57,11 +57,10 @@ class Sidecar:
         try:
             outcome = self.ledger.reserve(
                 command.reservation_id,
-                command.holds,
+                command.account,
                 command.amounts,
                 command.now_ms,
                 command.lease_until_ms,
-                command.about,
             )
         except LedgerUnavailableError:
             return None
@@ -110,18 +109,20 @@ class RequestService(_Service):
 
     def message(self, stream: Stream, data: bytes) -> None:
         """Headers, then the body."""
-        message = _parse_request(data)
-        phase = _phase(message)
         machine: RequestMachine | None = stream.state
-        if phase == "request_headers" and machine is None:
+        event: RequestHeaders | RequestBody | None = None
+        if machine is None:
+            event = self._headers(data)
             machine = stream.state = RequestMachine(self._sidecar.gate)
-        elif phase != "request_body" or machine is None:
+        else:
+            event = self._body(data)
+        if event is None:
             # A stream that begins with its response (Envoy's own local reply) or carries nothing:
             # there is nothing to decide and nothing to answer.
             stream.fail()
             return
         try:
-            command = self._decide(machine, message, phase)
+            command = self._decide(machine, event)
             answer, end = codec.encode(command)
         except Exception:  # noqa: BLE001  fail closed, whatever it is
             self._sidecar.fault("a decision")
@@ -130,29 +131,46 @@ class RequestService(_Service):
             answer, end = codec.encode_refuse(refusal), True
         stream.send(answer, end=end)
 
+    def _headers(self, data: bytes) -> RequestHeaders | None:
+        message = _parse_request(data)
+        if not message.HasField("request_headers"):
+            return None
+        headers = message.request_headers
+        pairs = [(header.key, header.raw_value) for header in headers.headers.headers]
+        return RequestHeaders(pairs, headers.end_of_stream, self._sidecar.clock.now_ms())
+
+    def _body(self, data: bytes) -> RequestBody | None:
+        body = codec.decode_body(data)
+        if body is None:
+            message = _parse_request(data)
+            if not message.HasField("request_body"):
+                return None
+            body = message.request_body.body
+        return RequestBody(body, self._sidecar.clock.now_ms(), self._sidecar.draw())
+
     def _decide(
-        self, machine: RequestMachine, message: pb.ProcessingRequest, phase: str
+        self, machine: RequestMachine, event: RequestHeaders | RequestBody
     ) -> AwaitBody | Answer | Refuse | Forward:
         sidecar = self._sidecar
-        now_ms = sidecar.clock.now_ms()
-        command: AwaitBody | Answer | Refuse | Forward | Reserve
-        if phase == "request_headers":
-            headers = message.request_headers
-            pairs = [(h.key, h.raw_value) for h in headers.headers.headers]
-            command = machine.on_headers(RequestHeaders(pairs, headers.end_of_stream, now_ms))
-        else:
-            event = RequestBody(message.request_body.body, now_ms, sidecar.draw())
-            command = machine.on_body(event)
+        if isinstance(event, RequestHeaders):
+            return self._counted(machine.on_headers(event))
+        command = machine.on_body(event)
         while isinstance(command, Reserve):
             reserved = sidecar.reserve(command)
             if reserved is None:
                 command = machine.on_ledger_failed()
             else:
                 command = machine.on_reserved(reserved)
+        return self._counted(command)
+
+    def _counted(
+        self, command: AwaitBody | Answer | Refuse | Forward
+    ) -> AwaitBody | Answer | Refuse | Forward:
+        metrics = self._sidecar.metrics
         if isinstance(command, Forward):
-            sidecar.metrics.admitted += 1
+            metrics.admitted += 1
         elif isinstance(command, Refuse):
-            sidecar.metrics.refused[command.refusal.code] += 1
+            metrics.refused[command.refusal.code] += 1
         return command
 
 

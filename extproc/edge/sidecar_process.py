@@ -18,6 +18,7 @@ from aiohttp import web
 from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.edge.admin import Admin
+from extproc.edge.allocator import keep_freed_blocks
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
 from extproc.edge.lean import LeanServer
@@ -68,6 +69,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
 
     Raises ``PolicyRefusedError`` and ``LedgerUnavailableError`` when it cannot start.
     """
+    keep_freed_blocks()
     gateway = settings.gateway
     delivery = FileDelivery(gateway)
     reloader = PolicyReloader(settings.policy, gateway, delivery, environ, settings.demo_url)

@@ -44,7 +44,6 @@ class Counter:
         "ends_ms",
         "key",
         "number",
-        "reserved",
         "scope_value",
         "total",
         "window",
@@ -55,7 +54,6 @@ class Counter:
         self.scope_value = scope_value
         self.window = window
         self.total = 0
-        self.reserved = 0
         self.cell = Cell(window.slot(now_ms))
         self.cells: deque[Cell] = deque((self.cell,))
         self.ends_ms = window.slot_ends_ms(self.cell.slot)
@@ -64,6 +62,16 @@ class Counter:
         """The ledger forgot it because it stood at zero."""
         self.declared_in = -1
         """Journal segment that holds this counter's declaration."""
+
+    @property
+    def reserved(self) -> int:
+        """The part of ``total`` that is not settled yet. Summed when somebody asks."""
+        return sum([cell.reserved for cell in self.cells])
+
+    @property
+    def empties_ms(self) -> int:
+        """When all that counts now has left the window."""
+        return self.window.leaves_ms(self.cell.slot)
 
     def advance(self, now_ms: int) -> None:
         """Moves to the slot of ``now_ms``. A clock that steps back changes nothing."""
@@ -76,7 +84,6 @@ class Counter:
             gone = cells.popleft()
             gone.live = False
             self.total -= gone.amount
-            self.reserved -= gone.reserved
         before, self.cell = self.cell, Cell(slot)
         if before.live and before.amount == 0 and before.reserved == 0:
             # Empty slots are not kept; a late change of one counts in the next.
@@ -116,7 +123,6 @@ class Counter:
         self.cell = restored[-1]
         self.cell.live = True
         self.total = sum(cell.amount for cell in restored)
-        self.reserved = sum(cell.reserved for cell in restored)
         self.ends_ms = self.window.slot_ends_ms(self.cell.slot)
 
     def rewindow(self, window: Window, now_ms: int) -> None:

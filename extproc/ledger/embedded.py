@@ -8,13 +8,20 @@ atomic by itself. If the journal cannot be written nothing is admitted any more
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
-from extproc.ledger.counter import Counter
+from extproc.ledger.counter import Cell, Counter
 from extproc.ledger.journal import Journal
-from extproc.ledger.port import Denied, Granted, Hold, Settlement, Standing
-from extproc.values.limit import NO_CEILING, Amounts, Limit, Unit
+from extproc.ledger.port import (
+    Account,
+    Denied,
+    Granted,
+    Hold,
+    Remaining,
+    Settlement,
+    Standing,
+)
+from extproc.values.limit import NO_CEILING, Amounts, Limit
 from extproc.values.money import MAX_AMOUNT
 from extproc.values.window import parse_window
 
@@ -27,19 +34,50 @@ NOTHING: Amounts = (0, 0, 0, 0, 0)
 
 _SETTLED, _EXPIRED, _RELEASED = "s", "x", "l"
 
+Entry = tuple[Counter, int, int, int]
+"""A counter, the unit it counts (its place in ``Amounts``), the ceiling, and the group of limits
+that the answer's headers show it in (``_SHOWN``)."""
+Shadow = tuple[Counter, Limit]
+"""A counter without a ceiling, and the limit that would have refused."""
+
+_SHOWN = (0, 1, 1, 1, 2)
+"""By unit: requests, the three kinds of tokens, money."""
+_MONEY, _UNSHOWN = 2, 3
+
+
+class Booking:
+    """What the ledger found for an account: its counters, ready to be added to."""
+
+    __slots__ = ("entries", "epoch", "number", "segment", "shadows")
+
+    def __init__(self, entries: list[Entry], shadows: list[Shadow], epoch: object) -> None:
+        self.entries = entries
+        self.shadows = shadows
+        self.epoch = epoch
+        """The ledger's epoch in which the counters were found."""
+        self.number = -1
+        self.segment = -1
+        """Journal segment that holds this booking's declaration."""
+
 
 class Reservation:
-    """What one reservation took: counters, cells and amounts, in hold order."""
+    """What one reservation took: entries and their cells, in hold order."""
 
-    __slots__ = ("amounts", "declared_in", "ended", "id", "lease_until_ms", "taken")
+    __slots__ = ("amounts", "cells", "declared_in", "entries", "id", "lease_until_ms")
 
-    def __init__(self, reservation_id: str, amounts: Amounts, lease_until_ms: int) -> None:
+    def __init__(
+        self,
+        reservation_id: str,
+        amounts: Amounts,
+        lease_until_ms: int,
+        entries: list[Entry],
+        cells: list[Cell],
+    ) -> None:
         self.id = reservation_id
         self.amounts = amounts
         self.lease_until_ms = lease_until_ms
-        self.taken: list[tuple[Counter, Any, int]] = []
-        """(counter, cell, unit)"""
-        self.ended = ""
+        self.entries = entries
+        self.cells = cells
         self.declared_in = -1
 
 
@@ -50,8 +88,11 @@ class EmbeddedLedger:
         self._journal = journal
         self._counters: dict[tuple[str, str], Counter] = {}
         self._open: dict[str, Reservation] = {}
-        self._ended: dict[str, Reservation] = {}
+        self._ended: dict[str, Reservation | None] = {}
         self._next_number = 0
+        self._next_booking = 0
+        self._epoch = object()
+        """Replaced whenever a counter is forgotten, so that no booking keeps a forgotten one."""
         self._undeclared: list[Counter | Reservation] = []
         self._sweep: list[tuple[str, str]] = []
         self._recover(journal.replay())
@@ -62,57 +103,55 @@ class EmbeddedLedger:
     def reserve(
         self,
         reservation_id: str,
-        holds: Sequence[Hold],
+        account: Account,
         amounts: Amounts,
         now_ms: int,
         lease_until_ms: int,
-        about: Mapping[str, object],
     ) -> Granted | Denied:
         """Takes all holds or none, in one pass without suspension."""
         if reservation_id in self._open or reservation_id in self._ended:
             raise ValueError(f"reservation {reservation_id} was made before")
         if not 0 <= min(amounts) <= max(amounts) <= MAX_AMOUNT:
             raise ValueError("an amount is out of range")
-        counters = self._counters
-        segment = self._journal.segment
-        taken: list[tuple[Counter, Hold]] = []
-        refusing: list[tuple[Counter, Hold]] = []
-        for hold in holds:
-            limit, scope_value, ceiling = hold
-            counter = counters.get((limit.key, scope_value))
-            if counter is None:
-                counter = self._open_counter(limit, scope_value, now_ms)
-            elif counter.window is not limit.window:
-                counter.rewindow(limit.window, now_ms)
-                counter.declared_in = -1
+        booking: Booking = account.memo
+        if booking is None or booking.epoch is not self._epoch:
+            booking = account.memo = self._book(account, now_ms)
+        entries = booking.entries
+        for counter, unit, ceiling, _ in entries:
             if now_ms >= counter.ends_ms:
                 counter.advance(now_ms)
-            if counter.total + amounts[limit.unit] > ceiling:
-                refusing.append((counter, hold))
-            taken.append((counter, hold))
-        if refusing:
-            return Denied([_standing(c, h, amounts[h.limit.unit], now_ms) for c, h in refusing])
-        numbers: list[int] = []
-        for counter, hold in taken:
-            if counter.declared_in != segment:
-                self._declare_counter(counter)
-            numbers += (counter.number, hold.limit.unit)
+            if counter.total + amounts[unit] > ceiling:
+                return self._denied(account, entries, amounts, now_ms)
+        segment = self._journal.segment
+        if booking.segment != segment:
+            self._declare_booking(booking, account)
         # Written first: if that fails, nothing was taken.
-        self._journal.append(["r", reservation_id, now_ms, lease_until_ms, amounts, numbers, about])
-        reservation = Reservation(reservation_id, amounts, lease_until_ms)
-        entries = reservation.taken
-        for counter, hold in taken:
-            unit = hold.limit.unit
+        self._journal.append(["r", reservation_id, now_ms, lease_until_ms, amounts, booking.number])
+        cells = []
+        least = [NO_CEILING, NO_CEILING, NO_CEILING, NO_CEILING]
+        tightest: list[int | None] = [None, None, None, None]
+        for place, (counter, unit, ceiling, shown) in enumerate(entries):
             amount = amounts[unit]
             cell = counter.cell
             cell.amount += amount
             cell.reserved += amount
-            counter.total += amount
-            counter.reserved += amount
-            entries.append((counter, cell, unit))
+            total = counter.total = counter.total + amount
+            cells.append(cell)
+            if ceiling - total < least[shown]:
+                least[shown] = ceiling - total
+                tightest[shown] = place
+        reservation = Reservation(reservation_id, amounts, lease_until_ms, entries, cells)
         reservation.declared_in = segment
         self._open[reservation_id] = reservation
-        return _granted(taken)
+        return Granted(
+            [
+                Remaining(account.holds[place], least[shown], entries[place][0].empties_ms)
+                for shown, place in enumerate(tightest[:_UNSHOWN])
+                if place is not None
+            ],
+            [limit.rule_id for counter, limit in booking.shadows if counter.total > limit.ceiling],
+            least[_MONEY],
+        )
 
     def settle(
         self, reservation_id: str, amounts: Amounts, now_ms: int, about: Mapping[str, object]
@@ -181,6 +220,7 @@ class EmbeddedLedger:
             if counter.total == 0 and counter.reserved == 0:
                 del self._counters[key]
                 counter.dropped = True
+                self._epoch = object()
 
     def close(self) -> None:
         """Flushes and gives the journal free."""
@@ -195,7 +235,7 @@ class EmbeddedLedger:
                 standings.append(Standing(hold, 0, 0, now_ms))
             else:
                 counter.advance(now_ms)
-                standings.append(_standing(counter, hold, 0, now_ms))
+                standings.append(_standing(counter, hold, 0))
         return standings
 
     def counters(self) -> Iterable[tuple[str, str, str, int, int]]:
@@ -212,6 +252,35 @@ class EmbeddedLedger:
 
     # -- inside -----------------------------------------------------------------------------------
 
+    def _book(self, account: Account, now_ms: int) -> Booking:
+        """Finds or opens the counters of an account."""
+        entries: list[Entry] = []
+        shadows = []
+        for limit, scope_value, ceiling in account.holds:
+            counter = self._counters.get((limit.key, scope_value))
+            if counter is None:
+                counter = self._open_counter(limit, scope_value, now_ms)
+            elif counter.window is not limit.window:
+                counter.rewindow(limit.window, now_ms)
+                self._declare_counter(counter)
+            watched = ceiling >= NO_CEILING
+            if watched:
+                shadows.append((counter, limit))
+            entries.append(
+                (counter, limit.unit, ceiling, _UNSHOWN if watched else _SHOWN[limit.unit])
+            )
+        return Booking(entries, shadows, self._epoch)
+
+    def _denied(
+        self, account: Account, entries: Sequence[Entry], amounts: Amounts, now_ms: int
+    ) -> Denied:
+        standings = []
+        for hold, (counter, unit, ceiling, _) in zip(account.holds, entries, strict=True):
+            counter.advance(now_ms)
+            if counter.total + amounts[unit] > ceiling:
+                standings.append(_standing(counter, hold, amounts[unit]))
+        return Denied(standings)
+
     def _end(
         self, reservation_id: str, kind: str, amounts: Amounts, now_ms: int, about: Any
     ) -> Settlement | None:
@@ -219,40 +288,47 @@ class EmbeddedLedger:
         late = reservation is None
         if reservation is None:
             reservation = self._ended.get(reservation_id)
-            if reservation is None or reservation.ended == _SETTLED:
+            if reservation is None:
                 return None
         if reservation.declared_in != self._journal.segment:
-            self._declare_reservation(reservation)
+            self._declare_reservation(reservation, late=late)
         self._journal.append([kind, reservation_id, now_ms, amounts, about])
         self._apply_end(reservation, kind, amounts, late)
         return Settlement(reservation_id, amounts, late)
 
     def _apply_end(self, reservation: Reservation, kind: str, amounts: Amounts, late: bool) -> None:
-        charged_before = reservation.amounts
-        for counter, taken_cell, unit in reservation.taken:
-            cell = taken_cell if taken_cell.live else taken_cell.counting()
-            change = amounts[unit] - charged_before[unit]
+        held = reservation.amounts
+        for (counter, unit, _, _), taken in zip(
+            reservation.entries, reservation.cells, strict=True
+        ):
+            cell: Cell | None = taken
+            if not taken.live:
+                cell = taken.counting()
             if counter.dropped:
-                # It stood at zero and was forgotten since; it may even have been opened again.
-                key = (counter.key, counter.scope_value)
-                current = self._counters.setdefault(key, counter)
-                counter.dropped = current is not counter
-                if current is not counter:
-                    counter, cell = current, current.cell_of(taken_cell.slot)
+                counter, cell = self._reopened(counter, taken, cell)
             if cell is None:
                 continue
+            change = amounts[unit] - held[unit]
             cell.amount += change
             counter.total += change
             if not late:
-                cell.reserved -= charged_before[unit]
-                counter.reserved -= charged_before[unit]
-        reservation.ended = kind
+                cell.reserved -= held[unit]
         reservation.amounts = amounts
-        if kind == _SETTLED:
-            reservation.taken = []
-        self._ended[reservation.id] = reservation
+        # A settled one can change no more: only its name is kept, to recognise it.
+        self._ended[reservation.id] = None if kind == _SETTLED else reservation
         if len(self._ended) > MAX_ENDED:
             del self._ended[next(iter(self._ended))]
+
+    def _reopened(
+        self, counter: Counter, taken: Cell, cell: Cell | None
+    ) -> tuple[Counter, Cell | None]:
+        """The counter that counts now for one that stood at zero and was forgotten since; it may
+        even have been opened again."""
+        current = self._counters.setdefault((counter.key, counter.scope_value), counter)
+        if current is counter:
+            counter.dropped = False
+            return counter, cell
+        return current, current.cell_of(taken.slot)
 
     def _open_counter(self, limit: Limit, scope_value: str, now_ms: int) -> Counter:
         counter = Counter(limit.key, scope_value, limit.window, now_ms)
@@ -284,9 +360,22 @@ class EmbeddedLedger:
         )
         counter.declared_in = self._journal.segment
 
-    def _declare_reservation(self, reservation: Reservation) -> None:
+    def _declare_booking(self, booking: Booking, account: Account) -> None:
+        segment = self._journal.segment
+        if booking.number < 0:
+            booking.number = self._next_booking
+            self._next_booking += 1
+        places: list[int] = []
+        for counter, unit, _, _ in booking.entries:
+            if counter.declared_in != segment:
+                self._declare_counter(counter)
+            places += (counter.number, unit)
+        self._journal.append(["a", booking.number, places, account.about])
+        booking.segment = segment
+
+    def _declare_reservation(self, reservation: Reservation, *, late: bool = False) -> None:
         taken = []
-        for counter, cell, unit in reservation.taken:
+        for (counter, unit, _, _), cell in zip(reservation.entries, reservation.cells, strict=True):
             if counter.declared_in != self._journal.segment:
                 self._declare_counter(counter)
             place = cell.counting()
@@ -298,21 +387,26 @@ class EmbeddedLedger:
                 reservation.lease_until_ms,
                 reservation.amounts,
                 taken,
-                reservation.ended,
+                _EXPIRED if late else "",
             ]
         )
         reservation.declared_in = self._journal.segment
 
     def _recover(self, records: Iterable[list[Any]]) -> None:
-        numbered: dict[int, Counter] = {}
+        counters: dict[int, Counter] = {}
+        bookings: dict[int, list[Entry]] = {}
         for record in records:
             kind = record[0]
             if kind == "c":
-                self._recover_counter(record, numbered)
+                self._recover_counter(record, counters)
+            elif kind == "a":
+                _, number, places, _ = record
+                pairs = zip(places[::2], places[1::2], strict=True)
+                bookings[number] = [(counters[place], unit, 0, 0) for place, unit in pairs]
             elif kind == "r":
-                self._recover_reserve(record, numbered)
+                self._recover_reserve(record, bookings)
             elif kind == "v":
-                self._recover_reservation(record, numbered)
+                self._recover_reservation(record, counters)
             elif kind in (_SETTLED, _EXPIRED, _RELEASED):
                 _, reservation_id, _, amounts, _ = record
                 reservation = self._open.pop(reservation_id, None)
@@ -338,65 +432,43 @@ class EmbeddedLedger:
         numbered[number] = counter
         self._next_number = max(self._next_number, number + 1)
 
-    def _recover_reserve(self, record: list[Any], numbered: dict[int, Counter]) -> None:
-        _, reservation_id, now_ms, lease_until_ms, amounts, numbers, _ = record
-        reservation = Reservation(reservation_id, tuple(amounts), lease_until_ms)
-        for number, unit in zip(numbers[::2], numbers[1::2], strict=True):
-            counter = numbered[number]
+    def _recover_reserve(self, record: list[Any], bookings: dict[int, list[Entry]]) -> None:
+        _, reservation_id, now_ms, lease_until_ms, amounts, number = record
+        entries = bookings[number]
+        cells = []
+        for counter, unit, _, _ in entries:
             counter.advance(now_ms)
-            amount = amounts[unit]
-            counter.cell.amount += amount
-            counter.cell.reserved += amount
-            counter.total += amount
-            counter.reserved += amount
-            reservation.taken.append((counter, counter.cell, unit))
-        self._open[reservation_id] = reservation
+            cell = counter.cell
+            cell.amount += amounts[unit]
+            cell.reserved += amounts[unit]
+            counter.total += amounts[unit]
+            cells.append(cell)
+        self._open[reservation_id] = Reservation(
+            reservation_id, tuple(amounts), lease_until_ms, entries, cells
+        )
 
-    def _recover_reservation(self, record: list[Any], numbered: dict[int, Counter]) -> None:
+    def _recover_reservation(self, record: list[Any], counters: dict[int, Counter]) -> None:
         _, reservation_id, lease_until_ms, amounts, taken, ended = record
         known = self._open.get(reservation_id) or self._ended.get(reservation_id)
         if known is not None:
             known.lease_until_ms = lease_until_ms
             return
-        reservation = Reservation(reservation_id, tuple(amounts), lease_until_ms)
+        entries: list[Entry] = []
+        cells = []
         for number, slot, unit in taken:
-            counter = numbered[number]
-            for cell in counter.cells:
-                if cell.slot == slot:
-                    reservation.taken.append((counter, cell, unit))
-        reservation.ended = ended
-        (self._ended if ended else self._open)[reservation_id] = reservation
+            counter = counters[number]
+            cell = counter.cell_of(slot)
+            if cell is not None:
+                entries.append((counter, unit, 0, 0))
+                cells.append(cell)
+        reservation = Reservation(reservation_id, tuple(amounts), lease_until_ms, entries, cells)
+        if ended:
+            self._ended[reservation_id] = reservation
+        else:
+            self._open[reservation_id] = reservation
 
 
-def _standing(counter: Counter, hold: Hold, amount: int, now_ms: int) -> Standing:
-    fits = counter.fits_at_ms(amount, hold.ceiling)
-    return Standing(hold, counter.total - counter.reserved, counter.reserved, fits)
-
-
-_SHOWN = ((Unit.REQUESTS,), (Unit.TOKENS, Unit.INPUT_TOKENS, Unit.OUTPUT_TOKENS), (Unit.MICRO_USD,))
-_SHOWN_PLACE = {unit: place for place, units in enumerate(_SHOWN) for unit in units}
-
-
-def _granted(taken: Sequence[tuple[Counter, Hold]]) -> Granted:
-    tightest: list[tuple[int, Counter, Hold] | None] = [None, None, None]
-    would_block = []
-    for counter, hold in taken:
-        ceiling = hold.ceiling
-        if ceiling >= NO_CEILING:
-            if counter.total > hold.limit.ceiling:
-                would_block.append(hold.limit.rule_id)
-            continue
-        left = ceiling - counter.total
-        place = _SHOWN_PLACE[hold.limit.unit]
-        best = tightest[place]
-        if best is None or left < best[0]:
-            tightest[place] = (left, counter, hold)
-    money = tightest[2]
-    return Granted(
-        [
-            Standing(hold, counter.total - counter.reserved, counter.reserved, counter.ends_ms)
-            for _, counter, hold in islice(filter(None, tightest), 3)
-        ],
-        would_block,
-        money[0] if money else NO_CEILING,
-    )
+def _standing(counter: Counter, hold: Hold, amount: int) -> Standing:
+    reserved = counter.reserved
+    fits_at_ms = counter.fits_at_ms(amount, hold.ceiling)
+    return Standing(hold, counter.total - reserved, reserved, fits_at_ms)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from extproc.ledger.port import Denied, Granted, Hold, Settlement, Standing
+from extproc.ledger.port import Account, Denied, Granted, Hold, Settlement, Standing
 from extproc.values.limit import NO_CEILING, Amounts
 
 
@@ -30,23 +30,22 @@ class MemoryLedger:
     def reserve(
         self,
         reservation_id: str,
-        holds: Sequence[Hold],
+        account: Account,
         amounts: Amounts,
         now_ms: int,
         lease_until_ms: int,
-        about: Mapping[str, object],
     ) -> Granted | Denied:
         """See the port."""
         if reservation_id in self._entries:
             raise ValueError("made before")
         full = [
             self._standing(hold, now_ms)
-            for hold in holds
+            for hold in account.holds
             if self.used(hold, now_ms) + amounts[hold.limit.unit] > hold.ceiling
         ]
         if full:
             return Denied(full)
-        self._entries[reservation_id] = _Entry(holds, amounts, now_ms, lease_until_ms)
+        self._entries[reservation_id] = _Entry(account.holds, amounts, now_ms, lease_until_ms)
         return Granted([], [], NO_CEILING)
 
     def settle(

@@ -7,7 +7,7 @@ be sure refuses: it never guesses in the caller's favour.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from extproc.values.limit import Amounts, Limit
 
@@ -23,26 +23,46 @@ class Hold(NamedTuple):
     of a budget; ``NO_CEILING`` to count without refusing (shadow, overflow)."""
 
 
+class Account:
+    """What one kind of request is booked on: its holds, and what the usage log says of it.
+
+    Made once per kind and shared by all its requests: compared by identity on purpose, so that a
+    store may keep what it found for it in ``memo``.
+    """
+
+    __slots__ = ("about", "holds", "memo")
+
+    def __init__(self, holds: Sequence[Hold], about: Mapping[str, object]) -> None:
+        self.holds = tuple(holds)
+        self.about = about
+        self.memo: Any = None
+        """The store's own."""
+
+
 class Standing(NamedTuple):
-    """One counter, in its limit's unit."""
+    """One counter that is too full for a request, in its limit's unit."""
 
     hold: Hold
     settled: int
     reserved: int
-    """Without the asked reservation when denied, with it when granted."""
     resets_at_ms: int | None
     """When enough capacity returns by time alone; None when it never fits."""
 
-    @property
-    def remaining(self) -> int:
-        """What is left below the ceiling, never negative."""
-        return max(0, self.hold.ceiling - self.settled - self.reserved)
+
+class Remaining(NamedTuple):
+    """What a granted reservation leaves of one counter."""
+
+    hold: Hold
+    amount: int
+    """Below the ceiling; never negative."""
+    resets_at_ms: int
+    """When all that counts now has left the window."""
 
 
 class Granted(NamedTuple):
     """All holds were taken."""
 
-    standings: Sequence[Standing]
+    remaining: Sequence[Remaining]
     """Of the tightest request limit, token limit and money limit, in this order, as far as there
     are such: what the answer's headers show."""
     would_block: Sequence[str]
@@ -77,13 +97,12 @@ class Ledger(Protocol):
     def reserve(
         self,
         reservation_id: str,
-        holds: Sequence[Hold],
+        account: Account,
         amounts: Amounts,
         now_ms: int,
         lease_until_ms: int,
-        about: Mapping[str, object],
     ) -> Granted | Denied:
-        """Takes all holds or none. ``about`` goes to the usage log with the reservation.
+        """Takes all holds of the account or none.
 
         Raises ``ValueError`` for an id that was used before, and for amounts out of range.
         """

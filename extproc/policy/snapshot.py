@@ -114,11 +114,11 @@ class Target:
     Only dialects in which the target can serve a caller are present."""
     weight: int = 0
     """Share in the draw; 0 for fallbacks."""
+    name: str = field(init=False)
+    """``provider/model``: what ``x-tfy-resolved-model`` says and breakers are keyed on."""
 
-    @property
-    def name(self) -> str:
-        """``provider/model``: what ``x-tfy-resolved-model`` says and breakers are keyed on."""
-        return f"{self.provider.name}/{self.model}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.provider.name}/{self.model}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
 class Dialect(StrEnum):
     """A provider API, named as in policy YAML."""
+
+    __hash__ = str.__hash__  # Enum's own is written in Python, and these are dictionary keys
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
@@ -22,29 +25,28 @@ CALLER_DIALECTS = (Dialect.OPENAI, Dialect.ANTHROPIC)
 class Operation(StrEnum):
     """What a caller asks for. The value is the path below the dialect's base URL."""
 
-    CHAT_COMPLETIONS = "chat/completions"
-    COMPLETIONS = "completions"
-    EMBEDDINGS = "embeddings"
-    RESPONSES = "responses"
-    MODELS = "models"
-    MESSAGES = "v1/messages"
-    COUNT_TOKENS = "v1/messages/count_tokens"
+    __hash__ = str.__hash__
+    dialect: Dialect
+    """The dialect whose operation this is."""
+    free: bool
+    """Whether providers answer it without a charge, so that nothing is reserved."""
 
-    @property
-    def dialect(self) -> Dialect:
-        """The dialect whose operation this is."""
-        return _DIALECT_OF[self]
+    def __new__(cls, path: str, dialect: Dialect, free: bool = False) -> Self:
+        """A member with what is fixed about it."""
+        member = str.__new__(cls, path)
+        member._value_ = path
+        member.dialect = dialect
+        member.free = free
+        return member
 
-    @property
-    def free(self) -> bool:
-        """Whether providers answer it without a charge, so that nothing is reserved."""
-        return self in (Operation.MODELS, Operation.COUNT_TOKENS)
+    CHAT_COMPLETIONS = "chat/completions", Dialect.OPENAI
+    COMPLETIONS = "completions", Dialect.OPENAI
+    EMBEDDINGS = "embeddings", Dialect.OPENAI
+    RESPONSES = "responses", Dialect.OPENAI
+    MODELS = "models", Dialect.OPENAI, True
+    MESSAGES = "v1/messages", Dialect.ANTHROPIC
+    COUNT_TOKENS = "v1/messages/count_tokens", Dialect.ANTHROPIC, True
 
-
-_DIALECT_OF = {
-    operation: Dialect.ANTHROPIC if operation.startswith("v1/") else Dialect.OPENAI
-    for operation in Operation
-}
 
 OPENAI_PREFIXES = ("/v1/", "/api/llm/api/inference/openai/")
 """Where the OpenAI operations are served. The second is what TrueFoundry clients are set to."""

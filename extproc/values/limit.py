@@ -33,6 +33,8 @@ Amounts = tuple[int, int, int, int, int]
 class Scope(StrEnum):
     """What a counter may be keyed on."""
 
+    __hash__ = str.__hash__  # Enum's own is written in Python, and these are dictionary keys
+
     SESSION = "session"
     USER = "user"
     TEAM = "team"

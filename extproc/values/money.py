@@ -58,6 +58,9 @@ class Price:
     dearest: Rates = field(init=False)
     """Each rate at its maximum over the tiers: the proof must hold whichever tier applies."""
 
+    worst: tuple[int, int] = field(init=False)
+    """What an input and an output token cost at worst."""
+
     def __post_init__(self) -> None:
         every = (self.rates, *(tier.rates for tier in self.tiers))
         object.__setattr__(
@@ -71,11 +74,12 @@ class Price:
                 cache_write_1h=max(r.cache_write_1h for r in every),
             ),
         )
+        object.__setattr__(self, "worst", (self.dearest.dearest_input, self.dearest.output))
 
     def worst_case_micro_usd(self, input_tokens: int, output_tokens: int) -> int:
         """The most that a request of at most these token counts can cost, rounded up."""
-        dearest = self.dearest
-        millionths = input_tokens * dearest.dearest_input + output_tokens * dearest.output
+        dearest_input, dearest_output = self.worst
+        millionths = input_tokens * dearest_input + output_tokens * dearest_output
         return -(-millionths // TOKENS_PER_PRICE) + self.per_request_micro_usd
 
     def cost_micro_usd(self, usage: TokenUsage) -> int:

@@ -22,8 +22,6 @@ MAX_KEY_BYTES = 512
 """API keys of the field are 20 to 200 bytes; a longer one is refused before it is hashed."""
 MAX_METADATA_BYTES = 4_096
 """Seven fields of 128 characters with their names fit three times."""
-MAX_TIMEOUT_MS = 86_400_000
-"""A day. A client that waits longer has no timeout in practice."""
 
 SESSION_HEADERS = (
     "x-claude-code-session-id",
@@ -58,38 +56,39 @@ _ENVELOPE = re.compile(
 _SESSION = re.compile(rb"[A-Za-z0-9._:@/=+-]{1,128}")
 _BEARER = re.compile(rb"bearer +([!-~]+) *", re.IGNORECASE)
 _API_KEY = re.compile(rb"[!-~]+")
-_NUMBER = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _BLANK = b" \t"
+_JSON = b"application/json"
 
-# The places of what is picked from the headers. The envelope's fields come first.
+# The places of what is picked from the headers: first what says who asks.
 _FIELDS = len(ENVELOPE_FIELDS)
 _SESSION_FIELD = ENVELOPE_FIELDS.index("session_id")
 _METADATA = _FIELDS
-_PATH = _FIELDS + 1
-_AUTHORIZATION = _FIELDS + 2
-_X_API_KEY = _FIELDS + 3
-_REQUEST_ID = _FIELDS + 4
-_CONTENT_TYPE = _FIELDS + 5
-_CONTENT_ENCODING = _FIELDS + 6
-_SDK_TIMEOUT = _FIELDS + 7
-_OWN_TIMEOUT = _FIELDS + 8
-_SESSIONS = _FIELDS + 9
-_PLACES = _SESSIONS + len(SESSION_HEADERS)
+_SESSIONS = _FIELDS + 1
+_IDENTITY = _SESSIONS + len(SESSION_HEADERS)
+_PATH = _IDENTITY
+_AUTHORIZATION = _IDENTITY + 1
+_X_API_KEY = _IDENTITY + 2
+_REQUEST_ID = _IDENTITY + 3
+_CONTENT_TYPE = _IDENTITY + 4
+_CONTENT_ENCODING = _IDENTITY + 5
+_PLACES = _IDENTITY + 6
 
+_OPERATIONS = {path.encode(): operation for path, operation in OPERATION_BY_PATH.items()}
 _decode_string = msgspec.json.Decoder(str).decode
 
 
 class CallerHeaders(NamedTuple):
-    """What a decision reads of the headers."""
+    """What a decision reads of the headers: one pass over them, nothing interpreted yet that is
+    the same for all requests of a caller (see ``HeaderNames.claims`` and ``api_key``)."""
 
     operation: Operation
-    claims: Envelope
-    api_key: bytes
+    identity: tuple[bytes | None, ...]
+    """The raw identity headers. Equal for requests of the same kind of caller."""
+    authorization: bytes | None
+    x_api_key: bytes | None
     request_id: str
     remove: Sequence[str]
     """Present headers to strip that have no fixed name (see ``HeaderNames.identity``)."""
-    client_timeout_ms: int | None = None
-    """How long the client says it waits; None when it does not say, or says no number."""
 
 
 class HeaderNames:
@@ -110,8 +109,6 @@ class HeaderNames:
             "x-request-id": _REQUEST_ID,
             "content-type": _CONTENT_TYPE,
             "content-encoding": _CONTENT_ENCODING,
-            "x-stainless-timeout": _SDK_TIMEOUT,
-            prefix + "request-timeout": _OWN_TIMEOUT,
         }
         for rank, name in enumerate(SESSION_HEADERS):
             self._places.setdefault(name, _SESSIONS + rank)
@@ -119,14 +116,23 @@ class HeaderNames:
     @property
     def identity(self) -> tuple[str, ...]:
         """Every header that only the gateway reads."""
-        return (*self._fields, self.metadata, self.prefix + "request-timeout", *SESSION_HEADERS)
+        return (*self._fields, self.metadata, *SESSION_HEADERS)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Every header whose value ``parse`` looks at."""
+        return tuple(self._places)
+
+    @property
+    def private_prefixes(self) -> tuple[str, ...]:
+        """How the headers begin that ``parse`` strips whatever they are."""
+        return self._private
 
     def parse(self, headers: Iterable[tuple[str, bytes]]) -> CallerHeaders:
         """Reads the headers in one pass. Names are in lower case.
 
         Raises ``WireError``: 404 for a path that is none of ours, 401 for anything but one good
-        API key, 400 for a header given twice or an identity that cannot be compared, 415 for a
-        body that is not plain JSON.
+        API key, 400 for a header given twice, 415 for a body that is not plain JSON.
         """
         found: list[bytes | None] = [None] * _PLACES
         remove = []
@@ -140,38 +146,38 @@ class HeaderNames:
                 found[place] = value
             elif name.startswith(private):
                 remove.append(name)
-        operation = OPERATION_BY_PATH.get(
-            (found[_PATH] or b"").partition(b"?")[0].decode("latin-1")
-        )
-        if operation is None:
-            raise WireError("No such path.", code=RefusalCode.NOT_FOUND)
-        api_key = _api_key(found[_AUTHORIZATION], found[_X_API_KEY])
+        _, authorization, x_api_key, request_id, content_type, encoding = found[_IDENTITY:]
+        operation = _operation(found[_PATH])
         if twice is not None:
+            api_key(authorization, x_api_key)  # a bad key is the first thing to be said
             raise _repeated(twice, places[twice])
-        if operation is not Operation.MODELS:
-            _check_media_type(found[_CONTENT_TYPE], found[_CONTENT_ENCODING])
+        if (content_type != _JSON or encoding) and operation is not Operation.MODELS:
+            api_key(authorization, x_api_key)
+            _check_media_type(content_type, encoding)
         return CallerHeaders(
             operation,
-            self._claims(found),
-            api_key,
-            (found[_REQUEST_ID] or b"").decode("ascii", "replace"),
+            tuple(found[:_IDENTITY]),
+            authorization,
+            x_api_key,
+            request_id.decode("ascii", "replace") if request_id else "",
             remove,
-            _timeout_ms(found[_OWN_TIMEOUT], 1) or _timeout_ms(found[_SDK_TIMEOUT], 1_000),
         )
 
-    def _claims(self, found: Sequence[bytes | None]) -> Envelope:
-        fields = [value or b"" for value in found[:_FIELDS]]
+    def claims(self, identity: Sequence[bytes | None]) -> Envelope:
+        """What the identity headers claim. Raises ``WireError`` (400) for what cannot be
+        compared."""
+        fields = [value or b"" for value in identity[:_FIELDS]]
         joined = b",".join(fields)
         if _ENVELOPE.fullmatch(joined):
             claims = joined.decode("ascii").split(",")
         else:
             claims = list(map(_comparable, self._fields, fields))
-        metadata = found[_METADATA]
+        metadata = identity[_METADATA]
         if metadata is not None and metadata.strip(_BLANK):
             self._merge_metadata(metadata, claims)
         if not claims[_SESSION_FIELD]:
             for rank, name in enumerate(SESSION_HEADERS):
-                value = found[_SESSIONS + rank]
+                value = identity[_SESSIONS + rank]
                 if value is not None and value.strip(_BLANK):
                     claims[_SESSION_FIELD] = _session(name, value)
                     break
@@ -221,13 +227,12 @@ def _session(name: str, value: bytes) -> str:
 def _repeated(name: str, place: int) -> WireError:
     if place in (_AUTHORIZATION, _X_API_KEY):
         return WireError("More than one API key.", code=RefusalCode.INVALID_CREDENTIAL)
-    identity = place <= _METADATA or place >= _SESSIONS
-    code = RefusalCode.DUPLICATE_IDENTITY if identity else RefusalCode.INVALID_REQUEST
+    code = RefusalCode.DUPLICATE_IDENTITY if place < _IDENTITY else RefusalCode.INVALID_REQUEST
     return WireError(f"{name} is given more than once.", code=code, param=name)
 
 
 def _check_media_type(content_type: bytes | None, content_encoding: bytes | None) -> None:
-    if (content_type or b"").partition(b";")[0].strip().lower() != b"application/json":
+    if (content_type or b"").partition(b";")[0].strip().lower() != _JSON:
         raise WireError(
             "The content type must be application/json.",
             code=RefusalCode.UNSUPPORTED_MEDIA_TYPE,
@@ -241,8 +246,8 @@ def _check_media_type(content_type: bytes | None, content_encoding: bytes | None
         )
 
 
-def _api_key(authorization: bytes | None, x_api_key: bytes | None) -> bytes:
-    """The caller's one key. Every kind of bad credential gets the same answer."""
+def api_key(authorization: bytes | None, x_api_key: bytes | None) -> bytes:
+    """The caller's one key. Raises ``WireError`` (401), the same for every kind of bad key."""
     key = b""
     if authorization:
         bearer = _BEARER.fullmatch(authorization)
@@ -258,7 +263,10 @@ def _api_key(authorization: bytes | None, x_api_key: bytes | None) -> bytes:
     )
 
 
-def _timeout_ms(value: bytes | None, unit_ms: int) -> int | None:
-    if value is None or not _NUMBER.fullmatch(value):
-        return None
-    return min(MAX_TIMEOUT_MS, int(float(value) * unit_ms)) or None
+def _operation(path: bytes | None) -> Operation:
+    operation = _OPERATIONS.get(path or b"")
+    if operation is None:
+        operation = _OPERATIONS.get((path or b"").partition(b"?")[0])
+        if operation is None:
+            raise WireError("No such path.", code=RefusalCode.NOT_FOUND)
+    return operation

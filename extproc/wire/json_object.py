@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -76,42 +76,50 @@ class JsonObject:
         value = self.values.get(key)
         return None if value is None else bytes(value)
 
+    def replaced(self, key: str, value: bytes) -> bytes:
+        """The body with the value of a present key replaced. Every other byte stays as it was."""
+        start, end = self._place(key)
+        view = memoryview(self.body)
+        return b"".join((view[:start], value, view[end:]))
+
     def patched(self, values: Mapping[str, bytes]) -> bytes:
         """The body with some top-level values replaced, and absent keys added at the end.
 
         Every other byte stays as it was. ``values`` are JSON texts.
         """
-        body = self.body
-        left = dict(values)
-        parts: list[bytes] = []
+        view = memoryview(self.body)
+        present = [
+            (*self._place(key), value) for key, value in values.items() if key in self.values
+        ]
+        parts: list[bytes | memoryview] = []
         done = 0
-        for key, start, end in self._each_place():
-            value = left.pop(key, None)
-            if value is not None:
-                parts += (body[done:start], value)
-                done = end
-                if not left:
-                    break
-        if left:
-            brace = body.rindex(b"}")
-            added = [b"%s:%s" % (msgspec.json.encode(key), value) for key, value in left.items()]
-            parts += (body[done:brace], b"," if self.values else b"", b",".join(added))
+        for start, end, value in sorted(present):
+            parts += (view[done:start], value)
+            done = end
+        added = [
+            b"%s:%s" % (msgspec.json.encode(key), value)
+            for key, value in values.items()
+            if key not in self.values
+        ]
+        if added:
+            brace = self.body.rindex(b"}")
+            parts += (view[done:brace], b"," if self.values else b"", b",".join(added))
             done = brace
-        parts.append(body[done:])
+        parts.append(view[done:])
         return b"".join(parts)
 
-    def _each_place(self) -> Iterator[tuple[str, int, int]]:
-        """Key, start and end of every value, in the order of the body."""
+    def _place(self, wanted: str) -> tuple[int, int]:
+        """Start and end of a present value."""
         if self._places is not None:
-            for key, (start, end) in self._places.items():
-                yield key, start, end
-            return
-        at = 1
+            return self._places[wanted]
+        start = 1
         for key, raw in self.values.items():
-            start = at + len(key) + 3  # two quotes and the colon
-            end = start + len(memoryview(raw))
-            yield key, start, end
-            at = end + 1  # the comma
+            start += len(key) + 3  # two quotes and the colon
+            length = len(memoryview(raw))
+            if key == wanted:
+                return start, start + length
+            start += length + 1  # the comma
+        raise KeyError(wanted)
 
 
 def split_object(body: bytes, name: str | None = None) -> JsonObject:

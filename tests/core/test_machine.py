@@ -106,8 +106,8 @@ class World:
 
     def reserve(self, command: Reserve) -> Any:
         return self.ledger.reserve(
-            command.reservation_id, command.holds, command.amounts, command.now_ms,
-            command.lease_until_ms, command.about,
+            command.reservation_id, command.account, command.amounts, command.now_ms,
+            command.lease_until_ms,
         )  # fmt: skip
 
     def end(self, **fields: Any) -> list[Any]:
@@ -150,7 +150,7 @@ def test_the_reservation_is_the_worst_case_in_money_and_likely_in_tokens() -> No
     # Two micro-USD per token: an hour's cache write is the dearest input of Claude Haiku.
     assert reserve.amounts[Unit.MICRO_USD] == (size + 1024) * 2 + 2 * 1000 * 5
     assert reserve.amounts[Unit.INPUT_TOKENS] < size
-    assert [hold.limit.rule_id for hold in reserve.holds] == ["session", "shadow", "all"]
+    assert [hold.limit.rule_id for hold in reserve.account.holds] == ["session", "shadow", "all"]
 
 
 def test_a_maximum_is_injected_where_money_is_bounded_and_none_is_named() -> None:
@@ -340,7 +340,7 @@ def test_a_request_keeps_its_generation_over_a_reload() -> None:
     world.gate.enter(Generation(snapshot))
     command = machine.on_body(RequestBody(json.dumps(chat()).encode(), NOW, 0.0))
     assert isinstance(command, Reserve)
-    assert command.about["generation"] == 1
+    assert command.account.about["generation"] == 1
 
 
 def test_events_out_of_order_are_our_bug() -> None:

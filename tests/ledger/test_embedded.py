@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from extproc.ledger.embedded import EmbeddedLedger
 from extproc.ledger.journal import Journal, JournalCorruptError
 from extproc.ledger.memory import MemoryLedger
-from extproc.ledger.port import Denied, Granted, Hold, LedgerUnavailableError
+from extproc.ledger.port import Account, Denied, Granted, Hold, LedgerUnavailableError
 from extproc.values.limit import Breach, BreachKind, Limit, Unit
 from extproc.values.window import parse_window
 
@@ -44,7 +44,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path):
 
 
 def take(ledger, name: str, tokens: int, *holds: Hold, now: int = NOW):
-    return ledger.reserve(name, holds, amounts(tokens), now, now + 1000, {})
+    return ledger.reserve(name, Account(holds, {}), amounts(tokens), now, now + 1000)
 
 
 # -- the contract ---------------------------------------------------------------------------------
@@ -126,6 +126,7 @@ class Comparison(RuleBasedStateMachine):
         self.now = NOW
         self.names: list[str] = []
         self.made = 0
+        self.accounts: dict[tuple[Hold, ...], Account] = {}
         self.overrun = False
 
     @rule(
@@ -138,8 +139,11 @@ class Comparison(RuleBasedStateMachine):
         name = f"r{self.made}"
         holds = [hold(each, user) for each in sorted(picked, key=lambda each: each.key)]
         lease = self.now + 20_000
-        one = self.reference.reserve(name, holds, amounts(tokens), self.now, lease, {})
-        two = self.ledger.reserve(name, holds, amounts(tokens), self.now, lease, {})
+        # As in the gateway, requests of one kind share one account, also after counters were
+        # forgotten and after a crash.
+        account = self.accounts.setdefault(tuple(holds), Account(holds, {}))
+        one = self.reference.reserve(name, account, amounts(tokens), self.now, lease)
+        two = self.ledger.reserve(name, account, amounts(tokens), self.now, lease)
         assert type(one) is type(two)
         if isinstance(one, Denied) and isinstance(two, Denied):
             assert [s[:3] for s in one.standings] == [s[:3] for s in two.standings]

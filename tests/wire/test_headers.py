@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import orjson
 import pytest
 from hypothesis import given
@@ -13,10 +16,9 @@ from extproc.wire.headers import (
     CREDENTIAL_HEADERS,
     MAX_KEY_BYTES,
     MAX_METADATA_BYTES,
-    MAX_TIMEOUT_MS,
     SESSION_HEADERS,
-    CallerHeaders,
     HeaderNames,
+    api_key,
 )
 
 Pairs = list[tuple[str, bytes]]
@@ -26,13 +28,30 @@ KEY = ("authorization", b"Bearer sk-secret")
 JSON = ("content-type", b"application/json")
 
 
-def parse(*more: tuple[str, bytes]) -> CallerHeaders:
-    return NAMES.parse([PATH, KEY, JSON, *more])
+class Read(NamedTuple):
+    """Everything that the headers say."""
+
+    operation: Operation
+    api_key: bytes
+    claims: Envelope
+    request_id: str
+    remove: Sequence[str]
+
+
+def read(headers: Pairs, names: HeaderNames = NAMES) -> Read:
+    caller = names.parse(headers)
+    key = api_key(caller.authorization, caller.x_api_key)
+    claims = names.claims(caller.identity)
+    return Read(caller.operation, key, claims, caller.request_id, caller.remove)
+
+
+def parse(*more: tuple[str, bytes]) -> Read:
+    return read([PATH, KEY, JSON, *more])
 
 
 def refused(headers: Pairs) -> Refusal:
     with pytest.raises(WireError) as caught:
-        NAMES.parse(headers)
+        read(headers)
     return caught.value.refusal
 
 
@@ -66,7 +85,7 @@ def test_the_seven_headers() -> None:
 
 def test_prefix_is_configurable() -> None:
     names = HeaderNames("x-acme-")
-    caller = names.parse([PATH, KEY, JSON, ("x-acme-team", b"a"), ("x-tfy-team", b"b")])
+    caller = read([PATH, KEY, JSON, ("x-acme-team", b"a"), ("x-tfy-team", b"b")], names)
     assert caller.claims.team == "a"
     assert "x-acme-cost-center" in names.identity
 
@@ -76,7 +95,7 @@ def test_prefix_is_configurable() -> None:
 def test_operation_is_told_by_the_path_without_its_query(
     path: str, operation: Operation, query: str
 ) -> None:
-    caller = NAMES.parse([(":path", (path + query).encode()), KEY, JSON])
+    caller = read([(":path", (path + query).encode()), KEY, JSON])
     assert caller.operation is operation
 
 
@@ -89,7 +108,7 @@ def test_unlisted_path_is_not_found(path: bytes) -> None:
 
 
 def test_a_list_of_models_needs_no_media_type() -> None:
-    assert NAMES.parse([(":path", b"/v1/models"), KEY]).operation is Operation.MODELS
+    assert read([(":path", b"/v1/models"), KEY]).operation is Operation.MODELS
 
 
 # -- identity -------------------------------------------------------------------------------------
@@ -255,7 +274,7 @@ def test_the_most_specific_session_header_wins_in_any_order() -> None:
     ],
 )
 def test_one_key_in_either_header(pairs: Pairs) -> None:
-    assert NAMES.parse([PATH, JSON, *pairs]).api_key == b"k1"
+    assert read([PATH, JSON, *pairs]).api_key == b"k1"
 
 
 @pytest.mark.parametrize(
@@ -291,14 +310,14 @@ def test_the_credential_is_judged_before_anything_that_a_stranger_could_probe() 
     assert refused([PATH, *bad]).status == 401
 
 
-# -- media type, timeouts, stripping --------------------------------------------------------------
+# -- media type, stripping ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "value", [b"application/json", b"Application/JSON", b"application/json; charset=utf-8"]
 )
 def test_json_is_accepted(value: bytes) -> None:
-    assert NAMES.parse([PATH, KEY, ("content-type", value)])
+    assert read([PATH, KEY, ("content-type", value)])
 
 
 @pytest.mark.parametrize(
@@ -322,29 +341,10 @@ def test_content_type_twice_refused() -> None:
     assert (refusal.status, refusal.param) == (400, "content-type")
 
 
-@pytest.mark.parametrize(
-    ("pairs", "expected_ms"),
-    [
-        ([], None),
-        ([("x-stainless-timeout", b"600")], 600_000),
-        ([("x-stainless-timeout", b"0.5")], 500),
-        ([("x-tfy-request-timeout", b"250")], 250),
-        ([("x-tfy-request-timeout", b"250"), ("x-stainless-timeout", b"600")], 250),
-        ([("x-stainless-timeout", b"999999999")], MAX_TIMEOUT_MS),
-        ([("x-stainless-timeout", b"0")], None),
-        ([("x-stainless-timeout", b"-1")], None),
-        ([("x-stainless-timeout", b"1e9")], None),
-        ([("x-stainless-timeout", b"inf")], None),
-        ([("x-stainless-timeout", "٣".encode())], None),
-    ],
-)
-def test_client_timeout(pairs: Pairs, expected_ms: int | None) -> None:
-    assert parse(*pairs).client_timeout_ms == expected_ms
-
-
 def test_what_has_no_fixed_name_is_removed_by_name() -> None:
     caller = parse(
         ("x-tfy-provider-name", b"a"),
+        ("x-tfy-request-timeout", b"250"),
         ("x-amz-security-token", b"a"),
         ("x-claude-code-agent-id", b"a"),
         ("anthropic-beta", b"a"),
@@ -353,15 +353,16 @@ def test_what_has_no_fixed_name_is_removed_by_name() -> None:
     )
     assert caller.remove == [
         "x-tfy-provider-name",
+        "x-tfy-request-timeout",
         "x-amz-security-token",
         "x-claude-code-agent-id",
     ]
 
 
 def test_every_identity_and_credential_header_is_stripped_by_name_or_by_route() -> None:
-    read = [f"x-tfy-{field.replace('_', '-')}" for field in ENVELOPE_FIELDS]
-    read += ["x-tfy-metadata", "x-tfy-request-timeout", *SESSION_HEADERS]
-    assert set(read) == set(NAMES.identity)
+    identity = [f"x-tfy-{field.replace('_', '-')}" for field in ENVELOPE_FIELDS]
+    identity += ["x-tfy-metadata", *SESSION_HEADERS]
+    assert set(identity) == set(NAMES.identity)
     assert {"authorization", "x-api-key", "cookie", "api-key"} <= set(CREDENTIAL_HEADERS)
 
 
@@ -375,7 +376,7 @@ def test_every_identity_and_credential_header_is_stripped_by_name_or_by_route() 
 )
 def test_arbitrary_headers_raise_only_the_typed_error(pairs: Pairs) -> None:
     try:
-        caller = NAMES.parse([PATH, JSON, *pairs])
+        caller = read([PATH, JSON, *pairs])
     except WireError as error:
         text = error.refusal.message + (error.refusal.param or "")
         assert text.isascii()
