@@ -8,6 +8,7 @@ length. Protobuf's wire format makes that simple, and tests compare every answer
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt
@@ -29,6 +30,8 @@ from extproc.wire.headers import CREDENTIAL_HEADERS
 _OVERWRITE = b"\x18\x02"  # HeaderValueOption.append_action = OVERWRITE_IF_EXISTS_OR_ADD
 _UNSAFE = {ord(c): None for c in "\r\n\0"}
 _SHORT_BYTES = 100
+MAX_ENCODED = 1_024
+"""Prepared answers per chain: operations times sets of rules, which are few."""
 MAX_HEADER_CHARACTERS = 1_024
 """Values of answer headers are ours, but rule ids are the policy's: longer ones are cut."""
 
@@ -36,9 +39,7 @@ MAX_HEADER_CHARACTERS = 1_024
 # -- protobuf, by hand ----------------------------------------------------------------------------
 
 
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return bytes((value,))
+def _long_varint(value: int) -> bytes:
     parts = bytearray()
     while value >= 0x80:
         parts.append(value & 0x7F | 0x80)
@@ -47,9 +48,17 @@ def _varint(value: int) -> bytes:
     return bytes(parts)
 
 
+_VARINTS = tuple(_long_varint(value) for value in range(1 << 14))
+"""Those of one and two bytes: nearly every length of an answer."""
+
+
+def _varint(value: int) -> bytes:
+    return _VARINTS[value] if value < len(_VARINTS) else _long_varint(value)
+
+
 def _field(number: int, value: bytes) -> bytes:
     """A length-delimited field."""
-    return bytes((number << 3 | 2,)) + _varint(len(value)) + value
+    return b"%c%b%b" % (number << 3 | 2, _varint(len(value)), value)
 
 
 def _set_header(name: str, value: bytes) -> bytes:
@@ -63,15 +72,19 @@ def _entry(key: bytes, value: bytes) -> bytes:
     return _field(1, _field(1, key) + _field(2, value))
 
 
-def _string(key: bytes, text: str) -> bytes:
-    """An entry with a string. Keys are short, so lengths fit one byte for all but long values."""
-    value = text.encode()
-    size = len(value)
-    if size > _SHORT_BYTES:
+def _string(key: bytes, value: bytes) -> bytes:
+    """An entry with a string. Most are so short that every length is one byte."""
+    size, name_size = len(value), len(key)
+    if size + name_size > _SHORT_BYTES:
         return _entry(key, _field(3, value))
-    name_size = len(key)
     inner = name_size + size + 6
     return b"\x0a%c\x0a%c%b\x12%c\x1a%c%b" % (inner, name_size, key, size + 2, size, value)
+
+
+@lru_cache(maxsize=4_096)
+def _known_string(key: bytes, number: int, unit: str = "") -> bytes:
+    """An entry whose number comes again and again: a ceiling, the seconds to a reset."""
+    return _string(key, f"{number}{unit}".encode())
 
 
 def _content_length(length: int) -> bytes:
@@ -138,9 +151,11 @@ _REMOVE_CREDENTIALS = b"".join(_field(2, name.encode()) for name in CREDENTIAL_H
 def encode_forward(command: Forward) -> bytes:
     """The body answer that sends a request to the first target of its chain."""
     chain, body = command.chain, command.body
-    key = (command.operation, command.hide_usage, command.generation)
+    key = (command.operation, command.hide_usage, command.generation, command.rules)
     fixed = chain.encoded.get(key)
     if fixed is None:
+        if len(chain.encoded) >= MAX_ENCODED:
+            chain.encoded.clear()
         fixed = chain.encoded[key] = (
             _chain_headers(chain, command.operation),
             _chain_metadata(chain, command),
@@ -148,19 +163,25 @@ def encode_forward(command: Forward) -> bytes:
     headers = fixed[0] + _content_length(len(body))
     if command.remove_headers:
         headers += b"".join([_field(2, name.encode()) for name in command.remove_headers])
-    verdict = fixed[1] + _limit_entries(command)
-    namespace = _field(8, _field(1, _NAMESPACE + _field(2, _field(5, verdict))))
+    verdict = _field(5, fixed[1] + _limit_entries(command))
+    namespace = _field(8, _field(1, _NAMESPACE + _field(2, verdict)))
     return _body_response(headers, body, b"\x28\x01", namespace)  # clear_route_cache
 
 
 def _body_response(headers: bytes, body: bytes, rest: bytes, after: bytes) -> bytes:
     """A ``ProcessingResponse`` with a new body, which is copied once: it may be 32 MiB long."""
-    body_head = b"\x0a" + _varint(len(body))
-    mutation_head = b"\x1a" + _varint(len(body_head) + len(body))
-    headers = _field(2, headers) + mutation_head + body_head
-    common_head = b"\x0a" + _varint(len(headers) + len(body) + len(rest))
-    response_bytes = len(common_head) + len(headers) + len(body) + len(rest)
-    return b"".join((b"\x1a", _varint(response_bytes), common_head, headers, body, rest, after))
+    body_bytes = len(body)
+    body_head = b"\x0a" + _varint(body_bytes)
+    before = b"\x12%b%b\x1a%b%b" % (
+        _varint(len(headers)),
+        headers,
+        _varint(len(body_head) + body_bytes),
+        body_head,
+    )
+    common_bytes = len(before) + body_bytes + len(rest)
+    common_head = b"\x0a" + _varint(common_bytes)
+    head = b"\x1a%b%b" % (_varint(len(common_head) + common_bytes), common_head)
+    return b"".join((head, before, body, rest, after))
 
 
 def _chain_headers(chain: Chain, operation: Operation) -> bytes:
@@ -191,24 +212,26 @@ def _chain_metadata(chain: Chain, command: Forward) -> bytes:
     verdict.update({"ok": True, "priority_groups": groups, "gen": str(command.generation)})
     if command.hide_usage:
         verdict.update({"hide_usage": True})
+    if command.rules:
+        verdict.update({"rules": _text(command.rules)})
     return verdict.SerializeToString()
 
 
 def _limit_entries(command: Forward) -> bytes:
-    """What the answer's headers will say about the limits that applied."""
-    entries = _string(b"rules", _text(command.rules)) if command.rules else b""
+    """What the answer's headers will say about the tightest limits."""
+    entries = b""
     for hold, amount, resets_at_ms in command.remaining:
         unit = hold.limit.unit
         if unit is Unit.MICRO_USD:
-            entries += _string(b"budget", amount_text("usd", amount))
+            entries += _string(b"budget", amount_text("usd", amount).encode())
         else:
             limit, remaining, reset = _LIMIT_KEYS[unit is not Unit.REQUESTS]
             # Relative, in whole seconds, as OpenAI writes it.
             seconds = -(-(resets_at_ms - command.now_ms) // 1000)
-            entries += (
-                _string(limit, str(hold.ceiling))
-                + _string(remaining, str(amount))
-                + _string(reset, f"{seconds}s")
+            entries += b"%b%b%b" % (
+                _known_string(limit, hold.ceiling),
+                _string(remaining, b"%d" % amount),
+                _known_string(reset, seconds, "s"),
             )
     return entries
 

@@ -21,8 +21,8 @@ class Cell:
         self.forward: Cell | None = None
         """The cell that this one was merged into, if it was."""
 
-    def counting(self) -> Cell | None:
-        """This cell, or the one that counts for it now; None when it has left the window."""
+    def merged(self) -> Cell | None:
+        """The cell that counts for a merged one now; None when it has left the window."""
         cell: Cell | None = self
         while cell is not None and not cell.live:
             cell = cell.forward
@@ -86,10 +86,9 @@ class Counter:
             self.total -= gone.amount
         before, self.cell = self.cell, Cell(slot)
         if before.live and before.amount == 0 and before.reserved == 0:
-            # Empty slots are not kept; a late change of one counts in the next.
+            # Empty slots are not kept; a late change of one makes it again (``cell_at``).
             cells.pop()
             before.live = False
-            before.forward = self.cell
         cells.append(self.cell)
         self.ends_ms = self.window.slot_ends_ms(slot)
 
@@ -107,12 +106,24 @@ class Counter:
             return None if excess > 0 else leaves_ms
         return leaves_ms if self.total + amount > ceiling else self.ends_ms
 
-    def cell_of(self, slot: int) -> Cell | None:
-        """The cell of a slot that still counts."""
-        for cell in self.cells:
+    def counting(self, taken: Cell) -> Cell | None:
+        """The cell in which a late change of ``taken`` counts; None when it counts no more."""
+        if taken.live:
+            return taken
+        return self.cell_at(taken.slot) if taken.forward is None else taken.merged()
+
+    def cell_at(self, slot: int) -> Cell | None:
+        """The cell of a slot, made if there is none; None for a slot that has left the window."""
+        if slot < self.window.oldest_slot(self.cell.slot):
+            return None
+        for place, cell in enumerate(self.cells):
             if cell.slot == slot:
                 return cell
-        return None
+            if cell.slot > slot:
+                made = Cell(slot)
+                self.cells.insert(place, made)
+                return made
+        return self.cell
 
     def restore(self, cells: list[list[int]]) -> None:
         """Takes over recorded cells (slot, amount, reserved), oldest first."""

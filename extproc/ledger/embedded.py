@@ -17,6 +17,7 @@ from extproc.ledger.port import (
     Denied,
     Granted,
     Hold,
+    LedgerUnavailableError,
     Remaining,
     Settlement,
     Standing,
@@ -116,30 +117,37 @@ class EmbeddedLedger:
         booking: Booking = account.memo
         if booking is None or booking.epoch is not self._epoch:
             booking = account.memo = self._book(account, now_ms)
-        entries = booking.entries
-        for counter, unit, ceiling, _ in entries:
-            if now_ms >= counter.ends_ms:
-                counter.advance(now_ms)
-            if counter.total + amounts[unit] > ceiling:
-                return self._denied(account, entries, amounts, now_ms)
         segment = self._journal.segment
         if booking.segment != segment:
             self._declare_booking(booking, account)
-        # Written first: if that fails, nothing was taken.
-        self._journal.append(["r", reservation_id, now_ms, lease_until_ms, amounts, booking.number])
-        cells = []
+        entries = booking.entries
+        cells: list[Cell] = []
         least = [NO_CEILING, NO_CEILING, NO_CEILING, NO_CEILING]
         tightest: list[int | None] = [None, None, None, None]
-        for place, (counter, unit, ceiling, shown) in enumerate(entries):
+        for counter, unit, ceiling, shown in entries:
+            if now_ms >= counter.ends_ms:
+                counter.advance(now_ms)
             amount = amounts[unit]
+            total = counter.total + amount
+            left = ceiling - total
+            if left < 0:
+                _give_back(entries, cells, amounts)
+                return self._denied(account, entries, amounts, now_ms)
+            if left < least[shown]:
+                least[shown] = left
+                tightest[shown] = len(cells)
+            counter.total = total
             cell = counter.cell
             cell.amount += amount
             cell.reserved += amount
-            total = counter.total = counter.total + amount
             cells.append(cell)
-            if ceiling - total < least[shown]:
-                least[shown] = ceiling - total
-                tightest[shown] = place
+        try:
+            self._journal.append(
+                ["r", reservation_id, now_ms, lease_until_ms, amounts, booking.number]
+            )
+        except LedgerUnavailableError:
+            _give_back(entries, cells, amounts)
+            raise
         reservation = Reservation(reservation_id, amounts, lease_until_ms, entries, cells)
         reservation.declared_in = segment
         self._open[reservation_id] = reservation
@@ -302,10 +310,8 @@ class EmbeddedLedger:
             reservation.entries, reservation.cells, strict=True
         ):
             cell: Cell | None = taken
-            if not taken.live:
-                cell = taken.counting()
-            if counter.dropped:
-                counter, cell = self._reopened(counter, taken, cell)
+            if not taken.live or counter.dropped:
+                counter, cell = self._late(counter, taken)
             if cell is None:
                 continue
             change = amounts[unit] - held[unit]
@@ -319,16 +325,16 @@ class EmbeddedLedger:
         if len(self._ended) > MAX_ENDED:
             del self._ended[next(iter(self._ended))]
 
-    def _reopened(
-        self, counter: Counter, taken: Cell, cell: Cell | None
-    ) -> tuple[Counter, Cell | None]:
-        """The counter that counts now for one that stood at zero and was forgotten since; it may
-        even have been opened again."""
-        current = self._counters.setdefault((counter.key, counter.scope_value), counter)
-        if current is counter:
-            counter.dropped = False
-            return counter, cell
-        return current, current.cell_of(taken.slot)
+    def _late(self, counter: Counter, taken: Cell) -> tuple[Counter, Cell | None]:
+        """Where a change counts now whose slot, or even whose counter, was forgotten since."""
+        if counter.dropped:
+            current = self._counters.setdefault((counter.key, counter.scope_value), counter)
+            counter.dropped = current is not counter
+            if current.window != counter.window:
+                return current, current.cell  # slots of two windows cannot be compared
+            if current is not counter:
+                return current, current.cell_at(taken.slot)
+        return counter, counter.counting(taken)
 
     def _open_counter(self, limit: Limit, scope_value: str, now_ms: int) -> Counter:
         counter = Counter(limit.key, scope_value, limit.window, now_ms)
@@ -378,8 +384,8 @@ class EmbeddedLedger:
         for (counter, unit, _, _), cell in zip(reservation.entries, reservation.cells, strict=True):
             if counter.declared_in != self._journal.segment:
                 self._declare_counter(counter)
-            place = cell.counting()
-            taken.append([counter.number, place.slot if place else -1, unit])
+            place = cell.merged()
+            taken.append([counter.number, place.slot if place else cell.slot, unit])
         self._journal.append(
             [
                 "v",
@@ -457,7 +463,7 @@ class EmbeddedLedger:
         cells = []
         for number, slot, unit in taken:
             counter = counters[number]
-            cell = counter.cell_of(slot)
+            cell = counter.cell_at(slot)
             if cell is not None:
                 entries.append((counter, unit, 0, 0))
                 cells.append(cell)
@@ -466,6 +472,14 @@ class EmbeddedLedger:
             self._ended[reservation_id] = reservation
         else:
             self._open[reservation_id] = reservation
+
+
+def _give_back(entries: Sequence[Entry], cells: Sequence[Cell], amounts: Amounts) -> None:
+    """Undoes the beginning of a pass that could not be finished."""
+    for (counter, unit, _, _), cell in zip(entries, cells, strict=False):
+        counter.total -= amounts[unit]
+        cell.amount -= amounts[unit]
+        cell.reserved -= amounts[unit]
 
 
 def _standing(counter: Counter, hold: Hold, amount: int) -> Standing:

@@ -84,6 +84,23 @@ def test_F64_a_settlement_after_expiry_or_release_is_one_correction(ledger) -> N
     assert isinstance(take(ledger, "c", 1, hold(only)), Denied)
 
 
+def test_a_late_charge_counts_in_a_counter_that_was_forgotten_and_opened_again(
+    tmp_path: Path,
+) -> None:
+    ledger = EmbeddedLedger(Journal(tmp_path))
+    only = limit("only", 100, "30s")
+    take(ledger, "a", 5, hold(only))
+    ledger.release("a", NOW, "")
+    ledger.tend(NOW)
+    later = NOW + 5_000  # another slot of the window
+    take(ledger, "b", 7, hold(only), now=later)
+    assert ledger.settle("a", amounts(20), later, {}).late
+    assert ledger.peek([hold(only)], later)[0].settled == 20
+    # It leaves with the slot it belongs to.
+    assert ledger.peek([hold(only)], NOW + 31_000)[0].settled == 0
+    ledger.close()
+
+
 def test_an_overrun_is_debt_that_stops_admission(ledger) -> None:
     only = limit("only", 100)
     take(ledger, "a", 10, hold(only))
