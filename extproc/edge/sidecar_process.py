@@ -70,7 +70,9 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     """
     gateway = settings.gateway
     delivery = FileDelivery(gateway)
-    reloader = PolicyReloader(settings.policy, gateway, delivery, environ, settings.demo_url)
+    reloader = PolicyReloader(
+        settings.policy, gateway, delivery, environ, settings.demo_url, settings.state
+    )
     policy = reloader.load_first()
     if isinstance(policy, list):
         raise PolicyRefusedError(policy)
