@@ -15,10 +15,13 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 
+from extproc.core import settlement
+from extproc.edge import codec
 from extproc.edge.lean import LeanServer
 from extproc.edge.stream import StreamKind
 from extproc.edge.supervisor import free_port
@@ -29,15 +32,15 @@ from extproc.envoy.settings import GatewaySettings
 from extproc.pb import extproc_pb2 as pb
 from extproc.policy.compiler import compile_folder
 from extproc.policy.snapshot import PolicySnapshot, Target
-from extproc.values.dialect import OPERATION_BY_PATH
+from extproc.values.dialect import OPERATION_BY_PATH, Operation
 from extproc.values.wire_names import (
     ACCESS_LOG_SOCKET,
     ATTEMPT_SOCKET,
     DECIDED_HEADER,
     REFUSED_DETAILS,
     REQUEST_SOCKET,
-    USAGE_METADATA,
 )
+from extproc.wire.usage import Reported
 
 PLAIN = '{endpoints: {openai: "http://127.0.0.1:PORT/v1", anthropic: "http://127.0.0.1:PORT"}}'
 """A provider without TLS that speaks both dialects."""
@@ -208,7 +211,13 @@ class RequestStage:
                 stream.send(answer.SerializeToString())
             return
         wish = json.loads(message.request_body.body)
-        stream.send(self._forward(wish, stream.state[":path"].decode()), end=True)
+        if "chain" in wish:
+            answer = self._forward(wish, stream.state[":path"].decode())
+        else:  # a verdict that names no way
+            response = pb.ProcessingResponse(request_body=pb.BodyResponse())
+            response.dynamic_metadata.update({"tokenweir": wish["metadata"]})
+            answer = response.SerializeToString()
+        stream.send(answer, end=True)
 
     def _forward(self, wish: dict[str, Any], path: str) -> bytes:
         operation = OPERATION_BY_PATH[path.partition("?")[0]]
@@ -376,13 +385,13 @@ class Rig:
         body = json.dumps({"chain": chain, **wish})
         return httpx.post(self.url + path, content=body, headers=headers, timeout=20)
 
-    def usage(self, request_id: str, seconds: float = 3.0) -> dict[str, str]:
-        """What the access log says about a request's usage."""
-        entry = self.log(request_id, seconds=seconds)
-        found = entry.common_properties.metadata.filter_metadata
-        if USAGE_METADATA not in found:
-            return {}
-        return {key: v.string_value for key, v in found[USAGE_METADATA].fields.items()}
+    def reported(
+        self, request_id: str, operation: Operation = Operation.CHAT_COMPLETIONS
+    ) -> Reported | None:
+        """What the sidecar takes from the access log about a request's usage."""
+        ended = codec.decode_request_ended(self.log(request_id), now_ms=0)
+        request = SimpleNamespace(request=SimpleNamespace(operation=operation))
+        return settlement._reported(request, ended)
 
     def log(self, request_id: str, name: str = "request", seconds: float = 3.0) -> Any:
         deadline = time.monotonic() + seconds
