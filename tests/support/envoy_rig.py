@@ -332,6 +332,8 @@ class Rig:
     attempts: list[tuple[dict[str, bytes], str, bytes]] = field(default_factory=list)
     logs: list[tuple[str, Any]] = field(default_factory=list)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    contexts: dict[str, Any] = field(default_factory=dict)
+    """TLS contexts of the providers, where a test gives them any."""
     delivery: FileDelivery | None = None
     envoy: asyncio.subprocess.Process | None = None
 
