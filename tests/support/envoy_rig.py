@@ -396,15 +396,26 @@ class Rig:
         return settlement._reported(request, ended)
 
     def log(self, request_id: str, name: str = "request", seconds: float = 3.0) -> Any:
+        """The request's entry, waited for."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            for kind, entry in list(self.logs):
-                headers = entry.request.request_headers
-                known = headers.get("x-request-id") or entry.common_properties.stream_id
-                if kind == name and known == request_id:
-                    return entry
+            if found := self.entries(request_id, name):
+                return found[0]
             time.sleep(0.005)
         raise AssertionError(f"no {name} entry for {request_id}")
+
+    def entries(self, request_id: str, name: str = "request") -> list[Any]:
+        """What has arrived about a request so far."""
+        return [
+            entry
+            for kind, entry in list(self.logs)
+            if kind == name
+            and request_id
+            in (
+                entry.request.request_headers.get("x-request-id"),
+                entry.common_properties.stream_id,
+            )
+        ]
 
     def admin(self, path: str) -> str:
         transport = httpx.HTTPTransport(uds=str(self.settings.socket_folder / "admin.sock"))
