@@ -165,10 +165,12 @@ class PolicyReloader:
         resources = await asyncio.to_thread(render, loaded, self._settings)
         try:
             await self._delivery.deliver(resources)
+        except (EnvoyUnreachableError, OSError) as error:
+            self._stamp = ()  # the folder may be good: it is tried until Envoy and disk are back
+            self._refuse(sidecar, [self._finding("envoy_unreachable", error)])
+            return
         except DeliveryRejectedError as error:
-            if isinstance(error, EnvoyUnreachableError):
-                self._stamp = ()  # the folder is good: it is tried until Envoy is back
-            self._refuse(sidecar, [Finding(str(self._folder), 0, "envoy_refused", str(error))])
+            self._refuse(sidecar, [self._finding("envoy_refused", error)])
             return
         await asyncio.to_thread(self._numbers.take)
         old = sidecar.gate.generation.policy
@@ -192,11 +194,10 @@ class PolicyReloader:
         living = [old for old in self._retired if _lives(old, in_use, now_s)]
         if len(living) == len(self._retired):
             return
-        policy = sidecar.gate.generation.policy
-        keep = await asyncio.to_thread(self._cluster_names, policy)
+        keep = await asyncio.to_thread(self._cluster_names, sidecar.gate.generation.policy)
         try:
             await self._delivery.prune(keep.union(*(old.clusters for old in living)))
-        except DeliveryRejectedError as error:
+        except (DeliveryRejectedError, OSError) as error:
             # Too many clusters do no harm; Envoy is asked again in a while.
             _log.warning("clusters of older generations stay for now: %s", error)
             return
@@ -210,6 +211,9 @@ class PolicyReloader:
         if isinstance(files, list):
             return files
         return compile_folder(files, number, self._environ, self._demo_url)
+
+    def _finding(self, code: str, error: Exception) -> Finding:
+        return Finding(str(self._folder), 0, code, str(error))
 
     def _refuse(self, sidecar: Sidecar, problems: list[Finding]) -> None:
         self.problems = problems
