@@ -132,6 +132,14 @@ class PolicyReloader:
             _announce(loaded)
         return loaded
 
+    async def confirm_first(self) -> None:
+        """Tells when an Envoy that was already running does not take the folder of the start."""
+        try:
+            await self._delivery.confirm_first()
+        except DeliveryRejectedError as error:
+            self.problems = [self._finding("envoy_refused", error)]
+            _log.error("Envoy does not run the policy: %s", error)
+
     async def watch(self, sidecar: Sidecar) -> None:
         """Runs until cancelled."""
         while True:

@@ -81,6 +81,9 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     sidecar.metrics.generation = policy.generation
     sidecar.metrics.policy_warnings = Counter(warning.code for warning in policy.warnings)
 
+    # Before anything is decided by it: an Envoy that outlived the last sidecar runs an older policy.
+    delivery.write_first(render(policy, gateway))
+    await reloader.confirm_first()
     gateway.socket_folder.mkdir(parents=True, exist_ok=True)
     server_type = LeanServer if settings.transport == "lean" else GrpcioServer
     servers = [
@@ -90,7 +93,6 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     ]
     for server in servers:
         await server.start(gateway.socket_mode)
-    delivery.write_first(render(policy, gateway))
     envoy_command(gateway, concurrency=None)  # writes the bootstrap that Envoy is started with
     admin = web.AppRunner(Admin(sidecar, reloader).application(), access_log=None)
     await admin.setup()

@@ -64,6 +64,20 @@ class FileDelivery:
             self._versions[kind] = version
         self._clusters = _by_name(resources["cds"])
 
+    async def confirm_first(self) -> None:
+        """Waits for an Envoy that was already running to take the first files.
+
+        Raises ``DeliveryRejectedError``. Where none answers there is nothing to wait for: an Envoy
+        that starts later reads them before it serves.
+        """
+        async with self._admin() as envoy:
+            for kind in ("cds", "rds", "lds"):
+                try:
+                    _, refused = await _state(envoy, kind)
+                except EnvoyUnreachableError:
+                    return
+                await _confirm(envoy, kind, self._versions[kind], refused)
+
     async def deliver(self, resources: dict[str, list[Json]]) -> None:
         """Brings a running Envoy to new resources. Raises ``DeliveryRejectedError``.
 
@@ -110,10 +124,7 @@ class FileDelivery:
         if version == self._versions[kind]:
             return
         before = (self._folder / f"{kind}.json").read_bytes()
-        async with aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(path=str(self._settings.socket_folder / ADMIN_SOCKET)),
-            timeout=aiohttp.ClientTimeout(total=CONFIRM_TIMEOUT_S),
-        ) as envoy:
+        async with self._admin() as envoy:
             refused_before = 0
             with contextlib.suppress(EnvoyUnreachableError):  # it starts counting at 0 then
                 refused_before = (await _state(envoy, kind))[1]
@@ -124,6 +135,12 @@ class FileDelivery:
                 self._replace(f"{kind}.json", before)
                 raise
         self._versions[kind] = version
+
+    def _admin(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(path=str(self._settings.socket_folder / ADMIN_SOCKET)),
+            timeout=aiohttp.ClientTimeout(total=CONFIRM_TIMEOUT_S),
+        )
 
     def _replace(self, name: str, data: bytes) -> None:
         # Envoy sees renames inside the folder, never writes in place.

@@ -446,5 +446,28 @@ def test_an_envoy_that_is_just_starting_again_is_waited_for(fresh) -> None:
 def test_a_sidecar_that_starts_beside_a_running_envoy_delivers_too(fresh) -> None:
     second = FileDelivery(fresh.settings)
     second.write_first(resources_for(fresh, "p1"))
+    fresh.run(second.confirm_first())
+    assert "p_p2" not in fresh.admin("/config_dump?resource=dynamic_active_clusters")
     fresh.run(second.deliver(resources_for(fresh, "p1", "p2")))
     assert fresh.post(["p2"]).status_code == 200
+
+
+def test_a_sidecar_that_starts_beside_an_envoy_that_refuses_its_files_hears_of_it(
+    fresh, monkeypatch
+) -> None:
+    monkeypatch.setattr(delivery, "CONFIRM_TIMEOUT_S", 0.5)
+    bad = copy.deepcopy(resources_for(fresh, "p1"))
+    _spoil("lds", bad)
+    second = FileDelivery(fresh.settings)
+    second.write_first(bad)
+    with pytest.raises(DeliveryRejectedError):
+        fresh.run(second.confirm_first())
+    assert fresh.post(["p1"]).status_code == 200
+
+
+def test_a_sidecar_that_starts_first_waits_for_nobody(settings) -> None:
+    first = FileDelivery(settings)
+    first.write_first(resources())
+    started = time.monotonic()
+    asyncio.run(first.confirm_first())
+    assert time.monotonic() - started < 0.1
