@@ -81,7 +81,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     sidecar.metrics.generation = policy.generation
     sidecar.metrics.policy_warnings = Counter(warning.code for warning in policy.warnings)
 
-    # Before anything is decided by it: an Envoy that outlived the last sidecar runs an older policy.
+    # Before anything is decided by it: an Envoy that outlived a sidecar runs an older policy.
     delivery.write_first(render(policy, gateway))
     await reloader.confirm_first()
     gateway.socket_folder.mkdir(parents=True, exist_ok=True)
