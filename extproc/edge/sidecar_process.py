@@ -72,7 +72,9 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     keep_freed_blocks()
     gateway = settings.gateway
     delivery = FileDelivery(gateway)
-    reloader = PolicyReloader(settings.policy, gateway, delivery, environ, settings.demo_url)
+    reloader = PolicyReloader(
+        settings.policy, gateway, delivery, environ, settings.demo_url, settings.state
+    )
     policy = reloader.load_first()
     if isinstance(policy, list):
         raise PolicyRefusedError(policy)
@@ -81,6 +83,9 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     sidecar.metrics.generation = policy.generation
     sidecar.metrics.policy_warnings = Counter(warning.code for warning in policy.warnings)
 
+    # Before anything is decided by it: an Envoy that outlived a sidecar runs an older policy.
+    delivery.write_first(render(policy, gateway))
+    await reloader.confirm_first()
     gateway.socket_folder.mkdir(parents=True, exist_ok=True)
     server_type = LeanServer if settings.transport == "lean" else GrpcioServer
     servers = [
@@ -90,7 +95,6 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     ]
     for server in servers:
         await server.start(gateway.socket_mode)
-    delivery.write_first(render(policy, gateway))
     envoy_command(gateway, concurrency=None)  # writes the bootstrap that Envoy is started with
     admin = web.AppRunner(Admin(sidecar, reloader).application(), access_log=None)
     await admin.setup()

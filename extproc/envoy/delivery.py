@@ -2,14 +2,16 @@
 
 Files are written whole and renamed into the folder that Envoy watches. Envoy answers nothing, so
 its admin interface is asked: each file carries a version, and a version counts as taken only when
-Envoy says that it runs it. A refused file is put back as it was, with Envoy's own reason.
+Envoy says that it runs it. When Envoy refuses a file, every file of the delivery is put back as it
+was, and Envoy's own reason is given.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from pathlib import Path
+from collections.abc import Set
 from typing import Any
 
 import aiohttp
@@ -22,8 +24,11 @@ from extproc.values.wire_names import ADMIN_SOCKET
 Json = dict[str, Any]
 
 CONFIRM_TIMEOUT_S = 5.0
-"""Two thousand clusters take 1.2 s to apply; twice that, and room for a busy machine."""
-POLL_S = 0.005
+"""Two thousand clusters take 1.2 s to apply; twice that, and room for a busy machine or for an
+Envoy that is just being started again."""
+FIRST_POLL_S = 0.002
+MAX_POLL_S = 0.1
+"""Asking takes Envoy's main thread tens of milliseconds when it has hundreds of clusters."""
 
 _PREFIX = {
     "cds": "cluster_manager.cds.",
@@ -36,21 +41,42 @@ class DeliveryRejectedError(Exception):
     """Envoy did not take the configuration. Says why, in Envoy's words."""
 
 
+class EnvoyUnreachableError(DeliveryRejectedError):
+    """Envoy did not say whether it took it. Delivering the same again later may succeed."""
+
+
 class FileDelivery:
     """Writes the watched files of one gateway."""
 
     def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
         self._folder = settings.config_folder
-        self._admin = settings.socket_folder / ADMIN_SOCKET
         self._versions: dict[str, str] = {}
         self._clusters: dict[str, Json] = {}
 
     def write_first(self, resources: dict[str, list[Json]]) -> None:
         """Writes everything for an Envoy that has not started or is about to read it again."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for kind in ("secrets", "cds", "rds", "lds"):
-            self._versions[kind] = self._write(kind, resources[kind])
-        self._clusters = {cluster["name"]: cluster for cluster in resources["cds"]}
+        self._write_secrets(resources["secrets"])
+        for kind in ("cds", "rds", "lds"):
+            version, data = discovery_response(kind, resources[kind])
+            self._replace(f"{kind}.json", data)
+            self._versions[kind] = version
+        self._clusters = _by_name(resources["cds"])
+
+    async def confirm_first(self) -> None:
+        """Waits for an Envoy that was already running to take the first files.
+
+        Raises ``DeliveryRejectedError``. Where none answers there is nothing to wait for: an Envoy
+        that starts later reads them before it serves.
+        """
+        async with self._admin() as envoy:
+            for kind in ("cds", "rds", "lds"):
+                try:
+                    _, refused = await _state(envoy, kind)
+                except EnvoyUnreachableError:
+                    return
+                await _confirm(envoy, kind, self._versions[kind], refused)
 
     async def deliver(self, resources: dict[str, list[Json]]) -> None:
         """Brings a running Envoy to new resources. Raises ``DeliveryRejectedError``.
@@ -58,98 +84,130 @@ class FileDelivery:
         New clusters come first and old ones stay, so that requests of either generation find
         theirs; ``prune`` removes the old ones later.
         """
-        new = {cluster["name"]: cluster for cluster in resources["cds"]}
-        together = {**self._clusters, **new}
-        await self._change("secrets", resources["secrets"])
-        await self._change("cds", list(together.values()))
-        await self._change("rds", resources["rds"])
-        await self._change("lds", resources["lds"])
+        together = {**self._clusters, **_by_name(resources["cds"])}
+        self._write_secrets(resources["secrets"])
+        wanted = {**resources, "cds": list(together.values())}
+        changed: dict[str, tuple[str, bytes]] = {}
+        try:
+            for kind in ("cds", "rds", "lds"):
+                before = self._versions[kind], (self._folder / f"{kind}.json").read_bytes()
+                await self._change(kind, wanted[kind])
+                changed[kind] = before
+        except BaseException:
+            # Taken or not, the sidecar stays where it was, and so does Envoy: in reverse order, so
+            # that no route is left without its clusters.
+            for kind, (version, data) in reversed(changed.items()):
+                self._replace(f"{kind}.json", data)
+                self._versions[kind] = version
+            raise
         self._clusters = together
 
-    async def prune(self, resources: dict[str, list[Json]]) -> None:
-        """Removes clusters that no living generation uses."""
-        await self._change("cds", resources["cds"])
-        self._clusters = {cluster["name"]: cluster for cluster in resources["cds"]}
+    async def prune(self, names: Set[str]) -> None:
+        """Removes all clusters but these, the ones that living generations use.
+
+        Answers under way on a removed cluster finish. Raises ``DeliveryRejectedError``.
+        """
+        kept = {name: cluster for name, cluster in self._clusters.items() if name in names}
+        await self._change("cds", list(kept.values()))
+        self._clusters = kept
+
+    def _write_secrets(self, secrets: list[Json]) -> None:
+        """They hold references, and nothing is confirmed: a cluster whose secret cannot be read
+        refuses its requests, and the clusters are confirmed."""
+        version, data = discovery_response("secrets", secrets)
+        if self._versions.get("secrets") != version:
+            self._replace("secrets.json", data)
+            self._versions["secrets"] = version
 
     async def _change(self, kind: str, resources: list[Json]) -> None:
         version, data = discovery_response(kind, resources)
-        if version == self._versions.get(kind):
+        if version == self._versions[kind]:
             return
-        path = self._folder / f"{kind}.json"
-        before = path.read_bytes()
-        refused_before = await self._counts(kind)
-        self._replace(path, data)
-        try:
-            await self._confirm(kind, version, refused_before)
-        except DeliveryRejectedError:
-            self._replace(path, before)
-            raise
+        before = (self._folder / f"{kind}.json").read_bytes()
+        async with self._admin() as envoy:
+            refused_before = 0
+            with contextlib.suppress(EnvoyUnreachableError):  # it starts counting at 0 then
+                refused_before = (await _state(envoy, kind))[1]
+            self._replace(f"{kind}.json", data)
+            try:
+                await _confirm(envoy, kind, version, refused_before)
+            except BaseException:  # refused, unheard of, or interrupted
+                self._replace(f"{kind}.json", before)
+                raise
         self._versions[kind] = version
 
-    async def _confirm(self, kind: str, version: str, refused_before: int) -> None:
-        if kind == "secrets":
-            return  # taken when a cluster that names them is; those are confirmed
-        deadline = asyncio.get_running_loop().time() + CONFIRM_TIMEOUT_S
-        prefix = _PREFIX[kind]
-        while asyncio.get_running_loop().time() < deadline:
-            stats = await self._stats(prefix)
-            if stats.get(prefix + "version_text") == version:
+    def _admin(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(path=str(self._settings.socket_folder / ADMIN_SOCKET)),
+            timeout=aiohttp.ClientTimeout(total=CONFIRM_TIMEOUT_S),
+        )
+
+    def _replace(self, name: str, data: bytes) -> None:
+        # Envoy sees renames inside the folder, never writes in place.
+        temporary = self._folder / (name + ".new")
+        temporary.write_bytes(data)
+        os.replace(temporary, self._folder / name)
+
+
+async def _confirm(
+    envoy: aiohttp.ClientSession, kind: str, version: str, refused_before: int
+) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + CONFIRM_TIMEOUT_S
+    pause_s = FIRST_POLL_S
+    problem = EnvoyUnreachableError(f"Envoy did not confirm {kind} in {CONFIRM_TIMEOUT_S:g} s")
+    while loop.time() < deadline:
+        try:
+            running, refused = await _state(envoy, kind)
+        except EnvoyUnreachableError as error:
+            problem = error
+        else:
+            if running == version:
                 return
-            if _refused(stats, prefix) > refused_before:
-                raise DeliveryRejectedError(await self._reason(kind))
-            await asyncio.sleep(POLL_S)
-        raise DeliveryRejectedError(f"Envoy did not confirm {kind} within {CONFIRM_TIMEOUT_S:g} s")
+            if refused > refused_before:
+                raise DeliveryRejectedError(await _reason(envoy, kind))
+        await asyncio.sleep(pause_s)
+        pause_s = min(MAX_POLL_S, pause_s * 2)
+    raise problem
 
-    async def _counts(self, kind: str) -> int:
-        prefix = _PREFIX.get(kind)
-        return _refused(await self._stats(prefix), prefix) if prefix else 0
 
-    async def _stats(self, prefix: str) -> dict[str, Any]:
-        document = await self._ask(f"/stats?format=json&filter=^{prefix}")
-        stats: dict[str, Any] = {}
-        for item in document.get("stats", ()):
-            if "name" in item:
-                stats[item["name"]] = item["value"]
-        return stats
+async def _state(envoy: aiohttp.ClientSession, kind: str) -> tuple[str, int]:
+    """Of one discovery service: the version that Envoy runs, and how often it refused one."""
+    prefix = _PREFIX[kind]
+    document = await _ask(envoy, f"/stats?format=json&filter=^{prefix}")
+    try:
+        stats = {item["name"]: item["value"] for item in document["stats"] if "name" in item}
+        # A resource that is refused, and a file that is no discovery response at all.
+        refused = sum(
+            int(stats.get(prefix + name, 0)) for name in ("update_rejected", "update_failure")
+        )
+    except (KeyError, TypeError, ValueError):
+        raise EnvoyUnreachableError("Envoy's admin interface gave an unknown answer") from None
+    return str(stats.get(prefix + "version_text", "")), refused
 
-    async def _reason(self, kind: str) -> str:
-        dump = await self._ask("/config_dump?mask=")
+
+async def _reason(envoy: aiohttp.ClientSession, kind: str) -> str:
+    reasons: list[Any] = []
+    with contextlib.suppress(EnvoyUnreachableError):
+        dump = await _ask(envoy, "/config_dump?mask=")
         reasons = [
             state["details"]
             for state in _find(dump, "error_state")
             if isinstance(state, dict) and "details" in state
         ]
-        return f"Envoy refused {kind}: {reasons[-1] if reasons else 'see its log'}"[:2000]
-
-    async def _ask(self, path: str) -> Json:
-        connector = aiohttp.UnixConnector(path=str(self._admin))
-        try:
-            async with (
-                aiohttp.ClientSession(connector=connector) as session,
-                session.get(f"http://envoy{path}") as response,
-            ):
-                document: Json = orjson.loads(await response.read())
-                return document
-        except (aiohttp.ClientError, OSError, orjson.JSONDecodeError) as error:
-            raise DeliveryRejectedError(
-                f"Envoy's admin interface cannot be asked: {error}"
-            ) from None
-
-    def _write(self, kind: str, resources: list[Json]) -> str:
-        version, data = discovery_response(kind, resources)
-        self._replace(self._folder / f"{kind}.json", data)
-        return version
-
-    def _replace(self, path: Path, data: bytes) -> None:
-        # Envoy sees renames inside the folder, never writes in place.
-        temporary = path.with_suffix(".new")
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+    return f"Envoy refused {kind}: {reasons[-1] if reasons else 'see its log'}"[:2000]
 
 
-def _refused(stats: dict[str, Any], prefix: str) -> int:
-    rejected = int(stats.get(prefix + "update_rejected", 0))
-    return rejected + int(stats.get(prefix + "update_failure", 0))
+async def _ask(envoy: aiohttp.ClientSession, path: str) -> Any:
+    try:
+        async with envoy.get(f"http://envoy{path}") as response:
+            return orjson.loads(await response.read())
+    except (aiohttp.ClientError, OSError, TimeoutError, orjson.JSONDecodeError) as error:
+        raise EnvoyUnreachableError(f"Envoy's admin interface cannot be asked: {error}") from None
+
+
+def _by_name(clusters: list[Json]) -> dict[str, Json]:
+    return {cluster["name"]: cluster for cluster in clusters}
 
 
 def _find(document: Any, key: str) -> list[Any]:

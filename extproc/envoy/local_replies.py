@@ -1,12 +1,13 @@
 """Every answer that Envoy makes by itself, in the caller's dialect.
 
-A refusal of the sidecar is already what the caller's SDK expects, so it is told apart by its
+Envoy answers in plain text, which no SDK turns into its typed error. A refusal of the sidecar is a
+local reply too, but it already is what the caller's SDK expects, so it is told apart by its
 response code details and left alone.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from extproc.values.refusal import RefusalCode
 from extproc.values.wire_names import REFUSED_DETAILS
@@ -14,98 +15,121 @@ from extproc.values.wire_names import REFUSED_DETAILS
 Json = dict[str, Any]
 
 _ANTHROPIC_PATH = ".*/messages(/count_tokens)?([?].*)?"
+"""The path may have been rewritten for a provider already; its end tells the dialect even then."""
+_REQUEST_ID = "%REQ(X-REQUEST-ID)%"
 
-_REPLIES: tuple[tuple[int, RefusalCode, str, str], ...] = (
-    # status, code, Anthropic's type, message
-    (400, RefusalCode.INVALID_REQUEST, "invalid_request_error", "The request is malformed."),
-    (403, RefusalCode.INVALID_REQUEST, "permission_error", "Upgrades are not accepted."),
-    (404, RefusalCode.NOT_FOUND, "not_found_error", "No such path."),
-    (408, RefusalCode.INVALID_REQUEST, "invalid_request_error", "The request came too slowly."),
-    (413, RefusalCode.REQUEST_TOO_LARGE, "request_too_large", "The body is longer than 32 MiB."),
-    (426, RefusalCode.INVALID_REQUEST, "invalid_request_error", "Use HTTP/1.1 or HTTP/2."),
-    (431, RefusalCode.REQUEST_TOO_LARGE, "request_too_large", "The headers are too long."),
-    (500, RefusalCode.INTERNAL_ERROR, "api_error", "The gateway failed."),
-    (502, RefusalCode.NO_HEALTHY_TARGET, "api_error", "The provider broke the connection."),
-    (503, RefusalCode.NO_HEALTHY_TARGET, "overloaded_error", "No target could answer."),
-    (504, RefusalCode.NO_HEALTHY_TARGET, "api_error", "No target answered in time."),
+
+class _Reply(NamedTuple):
+    """What to say when Envoy answers with a status, for a reason."""
+
+    status: int | None
+    """None: any."""
+    code: RefusalCode
+    anthropic_type: str
+    message: str
+    retryable: bool = False
+    """False adds ``x-should-retry: false``: the SDKs retry 408 and 5xx by themselves otherwise."""
+    details: str = ""
+    """How Envoy's response code details begin; empty: however."""
+    new_status: int | None = None
+
+
+_BAD, _GONE, _OURS = (
+    (RefusalCode.INVALID_REQUEST, "invalid_request_error"),
+    (RefusalCode.NO_HEALTHY_TARGET, "api_error"),
+    (RefusalCode.INTERNAL_ERROR, "api_error"),
 )
+_UNDECIDED = "The gateway did not decide this request, so it was not sent."
+_TOO_LARGE = (RefusalCode.REQUEST_TOO_LARGE, "request_too_large")
 
-
-_GUARD_DETAILS = "rbac_access_denied"
-_UNDECIDED = (
-    RefusalCode.INTERNAL_ERROR,
-    "api_error",
-    "The gateway did not decide this request, so it was not sent.",
+_REPLIES = (
+    # The guard's 403 and ext_proc's errors are our failures, not the caller's.
+    _Reply(403, *_OURS, _UNDECIDED, True, details="rbac_access_denied", new_status=503),
+    _Reply(None, *_OURS, _UNDECIDED, True, details="ext_proc_"),
+    # 401 is what Envoy says when a provider's key cannot be read; the caller's own key was good.
+    _Reply(401, *_GONE, "The provider has no usable key.", details="failed_to_in", new_status=503),
+    _Reply(400, *_BAD, "The request is malformed."),
+    _Reply(403, RefusalCode.INVALID_REQUEST, "permission_error", "Upgrades are not accepted."),
+    _Reply(404, RefusalCode.NOT_FOUND, "not_found_error", "No such path."),
+    _Reply(408, *_BAD, "The request came too slowly.", True),
+    _Reply(413, *_TOO_LARGE, "The body is longer than 32 MiB."),
+    _Reply(426, *_BAD, "Use HTTP/1.1 or HTTP/2."),
+    _Reply(431, *_TOO_LARGE, "The headers are too long."),
+    _Reply(500, *_OURS, "The gateway failed.", True),
+    _Reply(502, *_GONE, "The provider broke the connection.", True),
+    _Reply(503, RefusalCode.NO_HEALTHY_TARGET, "overloaded_error", "No target could answer.", True),
+    _Reply(504, *_GONE, "No target answered in time.", True),
+    # Whatever else Envoy may come to say.
+    _Reply(None, *_OURS, "The gateway refused this request."),
 )
 
 
 def local_reply_config() -> Json:
-    """``LocalReplyConfig``: one mapper per status and dialect."""
-    mappers = []
-    for anthropic in (True, False):
-        # The guard's 403 is our failure, not the caller's: 503.
-        mapper = _mapper(403, *_UNDECIDED, anthropic)
-        mapper["filter"]["and_filter"]["filters"].append(
-            _expression("guard", f"response.code_details.startsWith('{_GUARD_DETAILS}')")
-        )
-        mapper["status_code"] = 503
-        mappers.append(mapper)
-    for status, code, anthropic_type, message in _REPLIES:
-        for anthropic in (True, False):
-            mappers.append(_mapper(status, code, anthropic_type, message, anthropic))
-    return {"mappers": mappers}
-
-
-def _mapper(
-    status: int, code: RefusalCode, anthropic_type: str, message: str, anthropic: bool
-) -> Json:
-    metadata = {
-        "code": code.value,
-        "retryable": False,
-        "request_id": "%REQ(X-REQUEST-ID)%",
+    """``LocalReplyConfig``. The first mapper that matches decides."""
+    untouched = {
+        "filter": _expression("the sidecar's", f"response.code_details == '{REFUSED_DETAILS}'")
     }
-    if anthropic:
-        document: Json = {
-            "type": "error",
-            "error": {"type": anthropic_type, "message": message, "metadata": metadata},
-            "request_id": "%REQ(X-REQUEST-ID)%",
-        }
-    else:
-        document = {
-            "error": {
-                "message": message,
-                "type": code.value,
-                "param": None,
-                "code": code.value,
-                "metadata": metadata,
-            }
-        }
-    filters: list[Json] = [
-        {
-            "status_code_filter": {
-                "comparison": {
-                    "op": "EQ",
-                    "value": {"default_value": status, "runtime_key": f"tokenweir.reply.{status}"},
-                }
-            }
-        },
-        _expression("not the sidecar's", f"response.code_details != '{REFUSED_DETAILS}'"),
-    ]
-    if anthropic:
-        filters.append(
-            {
-                "header_filter": {
-                    "header": {
-                        "name": ":path",
-                        "string_match": {"safe_regex": {"regex": _ANTHROPIC_PATH}},
-                    }
-                }
-            }
-        )
     return {
-        "filter": {"and_filter": {"filters": filters}},
+        "mappers": [
+            untouched,
+            *(_mapper(reply, anthropic) for reply in _REPLIES for anthropic in (True, False)),
+        ]
+    }
+
+
+def _mapper(reply: _Reply, anthropic: bool) -> Json:
+    filters = [_status("EQ", reply.status) if reply.status else _status("GE", 400)]
+    if reply.details:
+        expression = f"response.code_details.startsWith('{reply.details}')"
+        filters.append(_expression(reply.details, expression))
+    if anthropic:
+        match = {"name": ":path", "string_match": {"safe_regex": {"regex": _ANTHROPIC_PATH}}}
+        filters.append({"header_filter": {"header": match}})
+    document = _anthropic_document(reply) if anthropic else _openai_document(reply)
+    mapper: Json = {
+        "filter": {"and_filter": {"filters": filters}} if len(filters) > 1 else filters[0],
         "body_format_override": {"json_format": document, "content_type": "application/json"},
     }
+    if reply.new_status:
+        mapper["status_code"] = reply.new_status
+    if not reply.retryable:
+        mapper["headers_to_add"] = [
+            {
+                "header": {"key": "x-should-retry", "value": "false"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ]
+    return mapper
+
+
+def _anthropic_document(reply: _Reply) -> Json:
+    error = {
+        "type": reply.anthropic_type,
+        "message": reply.message,
+        "metadata": _metadata(reply),
+    }
+    return {"type": "error", "error": error, "request_id": _REQUEST_ID}
+
+
+def _openai_document(reply: _Reply) -> Json:
+    return {
+        "error": {
+            "message": reply.message,
+            "type": reply.code.value,
+            "param": None,
+            "code": reply.code.value,
+            "metadata": _metadata(reply),
+        }
+    }
+
+
+def _metadata(reply: _Reply) -> Json:
+    return {"code": reply.code.value, "retryable": reply.retryable, "request_id": _REQUEST_ID}
+
+
+def _status(operator: str, status: int) -> Json:
+    value = {"default_value": status, "runtime_key": f"tokenweir.reply.{operator}.{status}"}
+    return {"status_code_filter": {"comparison": {"op": operator, "value": value}}}
 
 
 def _expression(name: str, expression: str) -> Json:
