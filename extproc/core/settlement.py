@@ -9,6 +9,7 @@ from __future__ import annotations
 from extproc.core.commands import EndCommand, Release, Settle
 from extproc.core.events import AttemptFailed, Ending, RequestEnded
 from extproc.core.gate import Attempt, Gate, InFlight
+from extproc.values.dialect import Operation
 from extproc.values.limit import Amounts
 from extproc.wire.usage import Reported, usage_from_events, usage_from_json_tail
 
@@ -60,7 +61,7 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
         gate.breakers.failed(target.name, entry.chain.breaker, event.now_ms)
     else:
         gate.breakers.succeeded(target.name)
-    reported = _reported(entry, event) if ending.status < 400 else None
+    reported = reported_usage(entry.operation, event) if ending.status < 400 else None
     if reported is None or not reported.final:
         return _end_without_usage(attempt, ending)
     usage = reported.usage
@@ -81,8 +82,8 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
     )
 
 
-def _reported(entry: InFlight, event: RequestEnded) -> Reported | None:
-    operation = entry.operation
+def reported_usage(operation: Operation, event: RequestEnded) -> Reported | None:
+    """What the provider said it used; None where it said nothing that can be read."""
     if event.usage_tail:
         return usage_from_json_tail(operation, event.usage_tail)
     if event.usage_first or event.usage_last:

@@ -8,6 +8,7 @@ cluster without a host ends the request.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from typing import Any
 
@@ -47,6 +48,11 @@ def clusters(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
 def secret_name(reference: CredentialRef) -> str:
     """The SDS name of a credential."""
     return f"{reference.kind}:{reference.name}"
+
+
+def secret_file(name: str) -> str:
+    """The watched file of one secret: Envoy refuses a file that holds any more than that one."""
+    return f"secret-{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
 
 
 def _endpoint(endpoint: Endpoint, settings: GatewaySettings) -> Json:
@@ -130,7 +136,7 @@ def _injector(credential: CredentialRef, dialect: Dialect, settings: GatewaySett
                         "name": secret_name(credential),
                         "sds_config": {
                             "path_config_source": {
-                                "path": f"{folder}/secrets.json",
+                                "path": f"{folder}/{secret_file(secret_name(credential))}",
                                 "watched_directory": {"path": folder},
                             },
                             "resource_api_version": "V3",
@@ -170,6 +176,7 @@ def _dead() -> Json:
         "name": DEAD_CLUSTER,
         "type": "STATIC",
         "connect_timeout": "0.1s",
+        "circuit_breakers": {"thresholds": [_unlimited()]},
         "load_assignment": {
             "cluster_name": DEAD_CLUSTER,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],

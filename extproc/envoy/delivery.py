@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from extproc.envoy.clusters import secret_file
 from extproc.envoy.render import discovery_response
 from extproc.envoy.settings import GatewaySettings
 from extproc.values.wire_names import ADMIN_SOCKET
@@ -112,12 +113,13 @@ class FileDelivery:
         self._clusters = kept
 
     def _write_secrets(self, secrets: list[Json]) -> None:
-        """They hold references, and nothing is confirmed: a cluster whose secret cannot be read
-        refuses its requests, and the clusters are confirmed."""
-        version, data = discovery_response("secrets", secrets)
-        if self._versions.get("secrets") != version:
-            self._replace("secrets.json", data)
-            self._versions["secrets"] = version
+        """One file each. They hold references, and nothing is confirmed: a cluster whose secret
+        cannot be read refuses its requests, and the clusters are confirmed."""
+        for secret in secrets:
+            version, data = discovery_response("secrets", [secret])
+            if self._versions.get(secret["name"]) != version:
+                self._replace(secret_file(secret["name"]), data)
+                self._versions[secret["name"]] = version
 
     async def _change(self, kind: str, resources: list[Json]) -> None:
         version, data = discovery_response(kind, resources)

@@ -38,8 +38,13 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
         *names.identity,
         DECIDED_HEADER,
         # What Envoy adds for its own sake is nobody's business upstream.
-        "x-forwarded-proto",
+        "forwarded",
+        "via",
         "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-real-ip",
         "x-envoy-original-path",
         "x-envoy-external-address",
     ]
@@ -83,6 +88,8 @@ def _decided_route(stripped: list[str]) -> Json:
                 "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
             }
         ],
+        # Removed first: where we have nothing to say, the provider's word is gone too.
+        "response_headers_to_remove": list(ANSWER_HEADERS.values()),
         "response_headers_to_add": _answer_headers(),
         "route": {
             "inline_cluster_specifier_plugin": {

@@ -1,125 +1,145 @@
 -- Finds usage in responses and ships it as metadata; hides the usage chunk that was injected.
 --
--- It never holds back more than an incomplete event or line, and never changes a byte of anything
--- but the hidden chunk. If it fails, Envoy passes the rest unchanged and the request is charged at
--- its reservation: only the report is lost.
+-- Of a stream it holds back at most one incomplete event, and only where a chunk is to be hidden; of
+-- a JSON body it holds back nothing. It changes no byte but the hidden chunk's. Reading happens under
+-- pcall: whatever fails there, the bytes go on and only the report is lost, which the sidecar charges
+-- at the reservation.
 
 local NAMESPACE = "tokenweir.usage"
-local TAIL_BYTES = 16384   -- of a JSON body; usage stands at its end
-local EVENT_BYTES = 8192   -- of one shipped event
-local HELD_BYTES = 1048576 -- an event longer than this passes unread
+local TAIL_BYTES = 16384   -- of a JSON body: usage stands near its end, metadata may follow it
+local EVENT_BYTES = 8192   -- of one shipped event; real ones have a few hundred
+local HELD_BYTES = 1048576 -- a Responses API stream repeats its output in one event; longer: unread
+-- The events of the Responses API that end a stream, and bill it.
+local LAST_RESPONSE = { completed = true, incomplete = true, failed = true }
 
--- The part of a JSON text from its last "usage": key on. An escaped quote before the word means it
--- is inside a string, i.e. model output.
-local function usage_tail(text)
-  local found, at = nil, 1
+local find, match, sub, gsub = string.find, string.match, string.sub, string.gsub
+
+-- What follows the last key "usage" of a JSON text, with the key. Quotes inside JSON strings are
+-- escaped, so no text that a model writes looks like the key.
+local function from_last_usage(text)
+  local last, at = nil, 1
   while true do
-    local start = string.find(text, '"usage"', at, true)
+    local start, stop = find(text, '"usage"', at, true)
     if not start then break end
-    if start == 1 or string.sub(text, start - 1, start - 1) ~= "\\" then found = start end
-    at = start + 7
+    if find(text, "^%s*:", stop + 1) then last = start end
+    at = stop + 1
   end
-  return found and string.sub(text, found) or nil
+  return last and sub(text, last)
 end
 
-local function ship(handle, key, value)
-  if #value <= TAIL_BYTES then
-    handle:streamInfo():dynamicMetadata():set(NAMESPACE, key, value)
+local function ship(handle, key, text, max_bytes)
+  if text and #text <= max_bytes then
+    -- Log entries travel as UTF-8: one stray byte would cost the whole batch its settlement.
+    text = gsub(text, "[\128-\255]", "?")
+    handle:streamInfo():dynamicMetadata():set(NAMESPACE, key, text)
   end
 end
 
--- Looks at one event; says whether the client may see it.
-local function event_seen(handle, state, event)
-  if not string.find(event, '"usage"', 1, true) then return true end
-  local data = string.match(event, "data: ?([^\r\n]*)")
-  if not data then return true end
-  if string.find(data, '"message_start"', 1, true) and not state.first then
-    state.first = true
-    ship(handle, "first", data)
-    return true
-  end
-  if string.find(data, '"response.', 1, true) then
-    if string.find(data, '"type": ?"response%.completed"')
-      or string.find(data, '"type": ?"response%.incomplete"')
-      or string.find(data, '"type": ?"response%.failed"') then
-      local tail = usage_tail(data)
-      if tail then ship(handle, "last", tail) end
+-- Ships what an event says about usage, and tells whether it is the chunk to hide.
+local function read_event(handle, state, event)
+  if not find(event, '"usage"', 1, true) then return false end
+  -- The first event may begin with a byte order mark.
+  local data = match(event, "^[\239\187\191]*data: ?([^\r\n]*)")
+    or match(event, "[\r\n]data: ?([^\r\n]*)")
+  -- Most chunks say "usage": null.
+  if not data or not find(data, '"usage"%s*:%s*{') then return false end
+  if find(data, '"message_start"', 1, true) then
+    if not state.started then
+      state.started = true
+      ship(handle, "first", data, EVENT_BYTES)
     end
-    return true
+    return false
   end
-  if string.find(data, '"usage": ?null') then return true end
-  if #data <= EVENT_BYTES then ship(handle, "last", data) end
-  return not (state.hide and string.find(data, '"choices": ?%[%]'))
+  local kind = match(data, '"type"%s*:%s*"response%.([%w_.]+)"')
+  if kind then
+    if LAST_RESPONSE[kind] then ship(handle, "last", from_last_usage(data), TAIL_BYTES) end
+    return false
+  end
+  ship(handle, "last", data, EVENT_BYTES)
+  return state.hide and find(data, '"choices"%s*:%s*%[%s*%]') ~= nil
 end
 
--- The end of the first whole event in the text, or nil: a blank line in any of SSE's line endings.
-local function event_end(text, from)
-  local best
-  for _, blank in ipairs({ "\n\n", "\r\n\r\n", "\r\r" }) do
-    local _, stop = string.find(text, blank, from, true)
-    if stop and (not best or stop < best) then best = stop end
+-- Where the first event that ends at or after `from` ends: a blank line in any of SSE's line endings.
+local function event_end(text, from, has_cr)
+  local _, stop
+  if not has_cr then
+    _, stop = find(text, "\n\n", from, true)
+    return stop
   end
-  return best
+  _, stop = find(text, "\n\r?\n", from)
+  if not stop then _, stop = find(text, "\r\r", from, true) end
+  return stop
 end
 
-local function stream(handle, state)
-  local held = ""
+-- Reads the whole events of a text whose first `seen` bytes were searched before. Gives what the
+-- client may see of them, whether something was hidden, and the incomplete rest.
+local function read_events(handle, state, text, seen)
+  local has_cr = find(text, "\r", 1, true) ~= nil
+  local shown, at = {}, 1
+  local stop = event_end(text, math.max(1, seen - 2), has_cr)
+  local kept = 1
+  while stop do
+    if read_event(handle, state, sub(text, at, stop)) then
+      shown[#shown + 1] = sub(text, kept, at - 1)
+      kept = stop + 1
+    end
+    at = stop + 1
+    stop = event_end(text, at, has_cr)
+  end
+  shown[#shown + 1] = sub(text, kept, at - 1)
+  return table.concat(shown), kept > 1, sub(text, at)
+end
+
+local function read_stream(handle, hide)
+  local state = { hide = hide }
+  local held, reading, last = "", true, nil
   for chunk in handle:bodyChunks() do
+    last = chunk
     local size = chunk:length()
-    if size > 0 then
-      local bytes = chunk:getBytes(0, size)
-      local text = held .. bytes
-      local shown, at, hidden = {}, 1, false
-      while true do
-        local stop = event_end(text, at)
-        if not stop then break end
-        local event = string.sub(text, at, stop)
-        if event_seen(handle, state, event) then
-          shown[#shown + 1] = event
-        else
-          hidden = true
-        end
-        at = stop + 1
+    if reading and size > 0 then
+      local text = held .. chunk:getBytes(0, size)
+      local ok, shown, hidden, rest = pcall(read_events, handle, state, text, #held)
+      if not ok or #rest > HELD_BYTES then
+        -- Nothing more is read, nothing more is held.
+        reading, shown, hidden, rest = false, ok and shown .. rest or text, true, ""
       end
-      local rest = string.sub(text, at)
-      if state.hide then
-        -- Whole events leave now; an incomplete one waits, for it may be the one to hide.
-        if #rest > HELD_BYTES then
-          shown[#shown + 1] = rest
-          rest = ""
-        end
-        if hidden or held ~= "" or rest ~= "" then chunk:setBytes(table.concat(shown)) end
-        held = rest
-      else
-        held = #rest > HELD_BYTES and "" or rest
-      end
+      if hide and (hidden or held ~= "" or rest ~= "") then chunk:setBytes(shown) end
+      held = rest
     end
   end
-  return held
+  if held ~= "" then
+    -- The stream ended inside an event. Its last piece is still ours to write to.
+    local ok, hidden = pcall(read_event, handle, state, held)
+    if hide and last and not (ok and hidden) then
+      last:setBytes(last:getBytes(0, last:length()) .. held)
+    end
+  end
 end
 
-local function json(handle)
+local function read_json(handle)
   local tail = ""
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
     if size >= TAIL_BYTES then
       tail = chunk:getBytes(size - TAIL_BYTES, TAIL_BYTES)
     elseif size > 0 then
-      tail = tail .. chunk:getBytes(0, size)
-      if #tail > TAIL_BYTES then tail = string.sub(tail, -TAIL_BYTES) end
+      tail = sub(tail .. chunk:getBytes(0, size), -TAIL_BYTES)
     end
   end
-  local usage = usage_tail(tail)
-  if usage then ship(handle, "tail", usage) end
+  ship(handle, "tail", from_last_usage(tail), TAIL_BYTES)
 end
 
 function envoy_on_response(handle)
   local verdict = handle:streamInfo():dynamicMetadata():get("tokenweir")
-  if not (verdict and verdict["ok"]) then return end
-  local kind = handle:headers():get("content-type") or ""
-  if string.find(kind, "text/event-stream", 1, true) then
-    stream(handle, { hide = verdict["hide_usage"] == true })
-  elseif string.find(kind, "json", 1, true) then
-    json(handle)
+  if not (verdict and verdict.ok) then return end
+  local headers = handle:headers()
+  local kind = headers:get("content-type") or ""
+  if find(kind, "text/event-stream", 1, true) then
+    local hide = verdict.hide_usage == true
+    -- The body gets shorter.
+    if hide then headers:remove("content-length") end
+    read_stream(handle, hide)
+  elseif find(kind, "json", 1, true) then
+    read_json(handle)
   end
 end

@@ -39,7 +39,6 @@ def test_what_has_no_value_has_no_header(rig) -> None:
     assert not [name for name in response.headers if name.startswith("x-envoy-")]
 
 
-@pytest.mark.xfail(strict=True, reason="the provider's word stays where the sidecar has none")
 def test_where_we_say_nothing_the_providers_word_is_gone_too(rig) -> None:
     rig.providers["p1"].respond = boastful
     response = rig.post(["p1"])

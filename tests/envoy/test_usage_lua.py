@@ -25,12 +25,6 @@ from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
 from extproc.wire.usage import Reported
 
-
-def broken(reason: str) -> pytest.MarkDecorator:
-    """What usage.lua does wrong today."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 CHAT_USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 PATHS = {
     Operation.CHAT_COMPLETIONS: "/v1/chat/completions",
@@ -198,18 +192,15 @@ def test_F50_any_cut_and_spelling_gives_the_same_events_and_the_same_usage(rig, 
         pytest.param(
             {"comment": 'the "usage"'},
             id="usage-in-a-comment",
-            marks=broken("an event with the word but no usage replaces the report"),
         ),
         pytest.param({"mark": True}, id="byte-order-mark"),
         pytest.param(
             {"unended": True},
             id="no-blank-line-at-the-end",
-            marks=broken("the last event is unread, and lost to the client when hiding"),
         ),
         pytest.param(
             {"with_length": True},
             id="content-length",
-            marks=broken("hiding leaves fewer bytes than content-length says: the client hangs"),
         ),
     ],
 )
@@ -296,7 +287,6 @@ def test_a_json_body_reports_its_own_usage_and_no_quoted_or_nested_one(rig) -> N
     assert json_body(rig, json.dumps(body).encode()) == CHAT_REPORT
 
 
-@broken("the last word is taken, not the last key")
 def test_the_word_usage_as_a_value_does_not_hide_the_key(rig) -> None:
     body = {"usage": CHAT_USAGE, "service_tier": "usage"}
     assert json_body(rig, json.dumps(body).encode()) == CHAT_REPORT
@@ -350,7 +340,6 @@ def test_F55_a_compressed_answer_passes_untouched_and_reports_nothing(rig) -> No
     assert rig.reported(response.headers["x-request-id"]) is None
 
 
-@broken("the log message with them is no UTF-8 and is lost with everything else in it")
 def test_F54_bytes_that_are_no_text_do_not_spoil_the_log(rig) -> None:
     usage = json.dumps(CHAT_USAGE).encode()
     event = b'data: {"choices": [], "x": "\xff\xfe\xe9", "usage": %s}\n\n' % usage
@@ -387,7 +376,6 @@ def test_answers_that_are_neither_json_nor_events_are_left_alone(rig) -> None:
     assert rig.reported(response.headers["x-request-id"]) is None
 
 
-@broken("an error loses the bytes held back")
 @pytest.mark.parametrize("function", ["find", "match", "sub"])
 def test_an_error_while_reading_loses_the_report_and_no_byte(rig, function: str) -> None:
     """The Lua with a library function that fails at its second call with an event's text."""

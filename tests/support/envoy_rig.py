@@ -15,7 +15,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -392,8 +391,7 @@ class Rig:
     ) -> Reported | None:
         """What the sidecar takes from the access log about a request's usage."""
         ended = codec.decode_request_ended(self.log(request_id), now_ms=0)
-        request = SimpleNamespace(request=SimpleNamespace(operation=operation))
-        return settlement._reported(request, ended)
+        return settlement.reported_usage(operation, ended)
 
     def log(self, request_id: str, name: str = "request", seconds: float = 3.0) -> Any:
         """The request's entry, waited for."""
