@@ -80,3 +80,29 @@ def test_F45_no_policy_text_breaks_a_header(text: str) -> None:
         assert not set(b"\r\n\0") & set(value)
     verdict = decoded(forward(rules="a\r\nb" + text)).dynamic_metadata["tokenweir"]
     assert not set("\r\n\0") & set(verdict["rules"])
+
+
+def body_message(body: bytes, **fields: object) -> bytes:
+    http_body = pb.HttpBody(body=body, end_of_stream=True)
+    return pb.ProcessingRequest(request_body=http_body, **fields).SerializeToString()
+
+
+@given(st.integers(0, 40_000), st.binary(min_size=1, max_size=8))
+def test_a_large_body_is_cut_out_as_the_library_reads_it(more: int, filling: bytes) -> None:
+    body = filling * (codec.LARGE_MESSAGE_BYTES // len(filling) + more)
+    data = body_message(body)
+    assert codec.decode_body(data) == pb.ProcessingRequest.FromString(data).request_body.body
+
+
+@given(st.binary(max_size=20), st.integers(0, 12))
+def test_what_is_not_just_a_whole_body_is_left_to_the_library(noise: bytes, at: int) -> None:
+    data = body_message(b"{}" * codec.LARGE_MESSAGE_BYTES)
+    changed = data[:at] + noise + data[at:]
+    found = codec.decode_body(changed)
+    if found is not None:
+        # Then the library must see the same: the same body, and nothing else.
+        message = pb.ProcessingRequest.FromString(changed)
+        assert message.request_body.body == found
+        assert message.request_body.end_of_stream
+    assert codec.decode_body(data[:-2]) is None
+    assert codec.decode_body(b"\x22" * codec.LARGE_MESSAGE_BYTES) is None
