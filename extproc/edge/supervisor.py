@@ -192,13 +192,14 @@ class Supervisor:
             while asyncio.get_running_loop().time() < deadline:
                 assert envoy.process is not None
                 if envoy.process.returncode is not None:
-                    break
+                    end = describe(envoy.process.returncode)
+                    raise StartError(f"envoy ended at once ({end}):\n{envoy.tail()}")
                 with contextlib.suppress(aiohttp.ClientError):
                     async with session.get(f"{self.url}/v1/models") as response:
                         if response.status == 401:  # the sidecar's own answer: all is connected
                             return
                 await asyncio.sleep(0.05)
-        raise StartError(f"envoy did not start:\n{envoy.tail()}")
+        raise StartError(f"envoy does not serve {self.url}:\n{envoy.tail()}")
 
     async def _keep(self, child: Child) -> None:
         """Starts a child again whenever it ends. Raises ``StartError`` once that is no use."""
