@@ -6,26 +6,25 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+from importlib import import_module
 
 from extproc import __version__
-from extproc.cli import check, keys, render, sidecar, up
-from extproc.demo import command as demo_provider
 
-COMMANDS: dict[str, ModuleType] = {
-    "up": up,
-    "sidecar": sidecar,
-    "demo-provider": demo_provider,
-    "check": check,
-    "render": render,
-    "keys": keys,
+COMMANDS = {
+    "up": "extproc.cli.up",
+    "sidecar": "extproc.cli.sidecar",
+    "demo-provider": "extproc.demo.command",
+    "check": "extproc.cli.check",
+    "render": "extproc.cli.render",
+    "keys": "extproc.cli.keys",
 }
+"""Command to module. Imported when asked for: the servers' libraries take most of a second."""
 INTERRUPTED = 130
 """What shells expect of a process that Ctrl-C ended."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Every command with its options."""
+def parser(only: str = "") -> argparse.ArgumentParser:
+    """Every command with its options; of ``only`` one, where that is a command."""
     top = argparse.ArgumentParser(
         prog="tokenweir",
         description="An AI gateway with a hard bound on every dollar.",
@@ -33,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"tokenweir {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
+    for name in [only] if only in COMMANDS else COMMANDS:
+        module = import_module(COMMANDS[name])
         summary = (module.__doc__ or "").partition("\n")[0].partition(": ")[2].rstrip(".")
         command = commands.add_parser(
             name,
@@ -48,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Exit codes: 0 ok, 1 finding or failure, 2 usage."""
-    parsed = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parsed = parser(words[0] if words else "").parse_args(words)
     try:
         status: int = parsed.run(parsed)
         sys.stdout.flush()

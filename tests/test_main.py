@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from command import ROOT, tokenweir
@@ -32,7 +33,7 @@ def test_help_lists_every_command_with_what_it_does(capsys: Capture) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example_that_parses(name: str, capsys: Capture) -> None:
     text = helped(name, capsys=capsys)
-    example = COMMANDS[name].EXAMPLE
+    example = import_module(COMMANDS[name]).EXAMPLE
     assert re.sub(r"\s+", " ", text).endswith(f"example: {example} ")
     command = example.split(" > ")[0].split()
     assert command[:2] == ["tokenweir", name]
@@ -102,7 +103,7 @@ def test_what_the_system_refuses_is_one_line_and_exit_code_1(
     def refused(_: object) -> int:
         raise error
 
-    monkeypatch.setattr(COMMANDS["check"], "run", refused)
+    monkeypatch.setattr("extproc.cli.check.run", refused)
     assert main(["check", "configs"]) == 1
     assert capsys.readouterr().err == f"tokenweir check: {said}\n"
 
@@ -111,7 +112,7 @@ def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(COMMANDS["check"], "run", interrupted)
+    monkeypatch.setattr("extproc.cli.check.run", interrupted)
     assert main(["check", "configs"]) == 130
 
 
@@ -124,6 +125,16 @@ def test_a_reader_that_has_seen_enough_is_no_traceback() -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(timeout=30) == 1
+
+
+def test_a_quick_command_does_not_wait_for_the_servers_libraries() -> None:
+    code = (
+        "import sys, extproc.__main__ as m\n"
+        "m.main(['keys', 'new', 'app'])\n"
+        "print({'grpc', 'aiohttp', 'uvloop'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.endswith("set()\n")
 
 
 def test_the_installed_command_is_this_one() -> None:
