@@ -3,39 +3,67 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+from importlib import import_module
 
 from extproc import __version__
-from extproc.cli import check, keys, render, sidecar, up
-from extproc.demo import command as demo_provider
 
-COMMANDS: dict[str, ModuleType] = {
-    "up": up,
-    "sidecar": sidecar,
-    "demo-provider": demo_provider,
-    "check": check,
-    "render": render,
-    "keys": keys,
+COMMANDS = {
+    "up": "extproc.cli.up",
+    "sidecar": "extproc.cli.sidecar",
+    "demo-provider": "extproc.demo.command",
+    "check": "extproc.cli.check",
+    "render": "extproc.cli.render",
+    "keys": "extproc.cli.keys",
 }
+"""Command to module. Imported when asked for: the servers' libraries take most of a second."""
+INTERRUPTED = 130
+"""What shells expect of a process that Ctrl-C ended."""
+
+
+def parser(only: str = "") -> argparse.ArgumentParser:
+    """Every command with its options; of ``only`` one, where that is a command."""
+    top = argparse.ArgumentParser(
+        prog="tokenweir",
+        description="An AI gateway with a hard bound on every dollar.",
+        epilog="example: tokenweir up --policy configs; tokenweir COMMAND --help says more",
+    )
+    top.add_argument("--version", action="version", version=f"tokenweir {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in [only] if only in COMMANDS else COMMANDS:
+        module = import_module(COMMANDS[name])
+        summary = (module.__doc__ or "").partition("\n")[0].partition(": ")[2].rstrip(".")
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[:1].upper() + summary[1:] + ".",
+            epilog=f"example: {module.EXAMPLE}",
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Exit codes: 0 ok, 1 finding or failure, 2 usage."""
-    parser = argparse.ArgumentParser(prog="tokenweir", description="A bound on every dollar.")
-    parser.add_argument("--version", action="version", version=f"tokenweir {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        summary = (module.__doc__ or "").partition("\n")[0].partition(": ")[2]
-        example = getattr(module, "EXAMPLE", f"tokenweir {name}")
-        command = commands.add_parser(
-            name, help=summary, description=summary, epilog=f"example: {example}"
-        )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    parsed = parser.parse_args(arguments)
-    status: int = parsed.run(parsed)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parsed = parser(words[0] if words else "").parse_args(words)
+    try:
+        status: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (``head``, a pager) has seen enough. Nothing more is written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        # A port, a folder, a permission: the operator's business, told without a traceback.
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"tokenweir {parsed.command}: {place}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return status
 
 

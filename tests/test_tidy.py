@@ -15,9 +15,75 @@ SOURCES = [path for path in sorted((ROOT / "extproc").rglob("*.py")) if "pb" not
 MAX_MODULE_LINES = 570
 """The goal is 400; the lean transport and the reader of policy documents are above it."""
 MAX_FUNCTION_LINES = 75
+WITHOUT_A_TEST_FILE = (
+    "core/attempt.py",
+    "core/breach.py",
+    "core/breaker.py",
+    "core/commands.py",
+    "core/estimate.py",
+    "core/events.py",
+    "core/gate.py",
+    "core/generation.py",
+    "core/holds.py",
+    "core/identity.py",
+    "core/model_list.py",
+    "core/refusals.py",
+    "core/routing.py",
+    "core/sessions.py",
+    "core/settlement.py",
+    "demo/answer.py",
+    "demo/anthropic_messages.py",
+    "demo/call.py",
+    "demo/command.py",
+    "demo/errors.py",
+    "demo/faults.py",
+    "demo/openai_chat.py",
+    "demo/openai_embeddings.py",
+    "demo/openai_responses.py",
+    "demo/operations.py",
+    "demo/prices.py",
+    "edge/clock.py",
+    "edge/grpcio_transport.py",
+    "edge/metrics.py",
+    "edge/reload.py",
+    "edge/services.py",
+    "edge/sidecar_process.py",
+    "edge/stream.py",
+    "envoy/bootstrap.py",
+    "envoy/clusters.py",
+    "envoy/delivery.py",
+    "envoy/ext_proc.py",
+    "envoy/listener.py",
+    "envoy/local_replies.py",
+    "envoy/process.py",
+    "envoy/render.py",
+    "envoy/routes.py",
+    "envoy/settings.py",
+    "ledger/counter.py",
+    "ledger/journal.py",
+    "ledger/memory.py",
+    "ledger/port.py",
+    "policy/catalogue.py",
+    "policy/document.py",
+    "policy/loader.py",
+    "policy/matching.py",
+    "policy/models.py",
+    "policy/reading.py",
+    "policy/snapshot.py",
+    "policy/yaml_text.py",
+    "values/dialect.py",
+    "values/envelope.py",
+    "values/limit.py",
+    "values/money.py",
+    "values/refusal.py",
+    "values/usage.py",
+    "values/wire_names.py",
+)
+"""Modules that only tests of their neighbours or of the whole gateway run through. To be shortened,
+never to be lengthened."""
 COVERED_FAULTS = (
     *(f"F{n:02}" for n in range(1, 12)),
-    *(f"F{n}" for n in (*range(15, 23), 25, *range(26, 37), 39, 41, 42, *range(45, 51))),
+    *(f"F{n}" for n in (*range(15, 26), *range(26, 37), 39, 41, 42, *range(45, 51))),
     *("F54", "F55", "F74", "F75", "F76"),
 )
 
@@ -30,6 +96,17 @@ def test_modules_and_functions_are_short(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
+
+
+def test_every_module_has_a_test_file_in_its_mirrored_place() -> None:
+    missing = []
+    for path in SOURCES:
+        place = path.relative_to(ROOT / "extproc")
+        test = ROOT / "tests" / place.parent / f"test_{place.stem.strip('_')}.py"
+        if place.name != "__init__.py" and not test.exists():
+            missing.append(str(place))
+    # Equal, not a subset: a name that got its test leaves the list.
+    assert missing == sorted(WITHOUT_A_TEST_FILE)
 
 
 @pytest.mark.parametrize("fault", COVERED_FAULTS)

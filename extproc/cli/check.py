@@ -1,13 +1,14 @@
-"""``tokenweir check DIR``: lints a policy folder."""
+"""``tokenweir check DIR``: says what is wrong with a policy folder."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 import orjson
 
+from extproc.cli.arguments import policy_folder
+from extproc.cli.findings import fields, text
 from extproc.policy.loader import load_folder
 
 EXAMPLE = "tokenweir check configs"
@@ -15,7 +16,7 @@ EXAMPLE = "tokenweir check configs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``check``."""
-    parser.add_argument("policy", type=Path, help="policy folder")
+    parser.add_argument("policy", type=policy_folder, metavar="DIR", help="policy folder")
     parser.add_argument("--json", action="store_true", help="findings as JSON")
 
 
@@ -28,18 +29,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         report = {
             "ok": not refused,
-            "errors": [_fields(finding) for finding in errors],
-            "warnings": [_fields(finding) for finding in warnings],
+            "errors": [fields(finding) for finding in errors],
+            "warnings": [fields(finding) for finding in warnings],
         }
         print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
     else:
         for finding in errors:
-            print(f"error   {finding}")
+            print(f"error   {text(finding)}")
         for finding in warnings:
-            print(f"warning {finding}")
-        print("refused" if refused else f"ok, {len(warnings)} warnings")
+            print(f"warning {text(finding)}")
+        print("refused" if refused else f"ok, {_number(len(warnings), 'warning')}")
     return 1 if refused else 0
 
 
-def _fields(finding: object) -> dict[str, object]:
-    return {name: getattr(finding, name) for name in ("file", "line", "code", "message")}
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"

@@ -8,10 +8,14 @@ import os
 import sys
 from pathlib import Path
 
+import orjson
 import uvloop
 
 from extproc.cli.addresses import address
+from extproc.cli.arguments import mode, policy_folder
+from extproc.cli.findings import say_refused
 from extproc.edge.sidecar_process import PolicyRefusedError, SidecarSettings, run_sidecar
+from extproc.envoy.process import EnvoyMissingError
 from extproc.envoy.settings import SYSTEM_CA_FILE, GatewaySettings
 from extproc.ledger.port import LedgerUnavailableError
 
@@ -20,21 +24,78 @@ EXAMPLE = "tokenweir sidecar --policy configs --state .state --sockets .state/ru
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``sidecar``."""
-    parser.add_argument("--policy", type=Path, default=Path("configs"), help="policy folder")
-    parser.add_argument("--state", type=Path, default=Path(".state"), help="ledger and Envoy files")
-    parser.add_argument("--sockets", type=Path, default=None, help="folder of the unix sockets")
-    parser.add_argument("--listen", type=address, default=("127.0.0.1", 8080), metavar="HOST:PORT")
-    parser.add_argument("--console", type=address, default=("127.0.0.1", 8090), metavar="HOST:PORT")
-    parser.add_argument("--transport", choices=("lean", "grpcio"), default="lean")
-    parser.add_argument("--demo-url", default=None, help="where the demo provider stands in")
-    parser.add_argument("--socket-mode", type=lambda text: int(text, 8), default=0o600)
-    parser.add_argument("--tls", nargs=2, default=("", ""), metavar=("CERT", "KEY"))
-    parser.add_argument("--ca-file", default=SYSTEM_CA_FILE)
+    add = parser.add_argument
+    add("--policy", type=policy_folder, default="configs", metavar="DIR", help="policy folder")
+    add(
+        "--state",
+        type=Path,
+        default=Path(".state"),
+        metavar="DIR",
+        help="ledger, and Envoy's files in its folder 'envoy' (.state)",
+    )
+    add(
+        "--sockets",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="where Envoy and sidecar meet (the folder 'run' of --state)",
+    )
+    add(
+        "--socket-mode",
+        type=mode,
+        default=0o600,
+        metavar="OCTAL",
+        help="660 when Envoy runs as another user of the same group (600)",
+    )
+    add(
+        "--listen",
+        type=address,
+        default=("127.0.0.1", 8080),
+        metavar="HOST:PORT",
+        help="where Envoy is told to listen (127.0.0.1:8080)",
+    )
+    add(
+        "--console",
+        type=address,
+        default=("127.0.0.1", 8090),
+        metavar="HOST:PORT",
+        help="health, metrics, policy and usage (127.0.0.1:8090)",
+    )
+    add("--transport", choices=("lean", "grpcio"), default="lean", help="Envoy to sidecar (lean)")
+    add("--demo-url", default=None, metavar="URL", help="where the demo provider stands in")
+    add(
+        "--tls",
+        nargs=2,
+        default=("", ""),
+        metavar=("CERT", "KEY"),
+        help="PEM files, as Envoy finds them: serve https",
+    )
+    add("--ca-file", default=SYSTEM_CA_FILE, help="authorities that providers are checked by")
+    add("--json", action="store_true", help="log lines as JSON objects")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per record: ``time``, ``level``, ``logger``, ``message``, ``exception``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line).decode()
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs until it is told to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler.setFormatter(JsonLines() if arguments.json else text)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     state = arguments.state.resolve()
     settings = SidecarSettings(
         policy=arguments.policy.resolve(),
@@ -57,10 +118,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         uvloop.run(run_sidecar(settings, os.environ))
     except PolicyRefusedError as error:
-        for finding in error.findings:
-            print(finding, file=sys.stderr)
+        say_refused(error.findings)
         return 1
-    except LedgerUnavailableError as error:
-        print(error, file=sys.stderr)
+    except (LedgerUnavailableError, EnvoyMissingError) as error:
+        print(f"tokenweir sidecar: {error}", file=sys.stderr)
         return 1
     return 0

@@ -9,26 +9,72 @@ import sys
 from pathlib import Path
 
 from extproc.cli.addresses import address
-from extproc.edge.supervisor import StartError, Supervisor, UpSettings
+from extproc.cli.arguments import count, file, policy_folder
+from extproc.cli.findings import say_refused, text
+from extproc.edge.child import StartError
+from extproc.edge.supervisor import Supervisor, UpSettings
+from extproc.policy.loader import load_folder
 
 EXAMPLE = "tokenweir up --policy configs --listen 127.0.0.1:8080 --state .state"
+
+_SOMEWHERE = "http://127.0.0.1:1"
+"""Stands for the demo provider's address, which is not known before it runs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``up``."""
-    parser.add_argument("--policy", type=Path, default=Path("configs"), help="policy folder")
-    parser.add_argument("--listen", type=address, default=("127.0.0.1", 8080), metavar="HOST:PORT")
-    parser.add_argument("--console", type=address, default=("127.0.0.1", 8090), metavar="HOST:PORT")
-    parser.add_argument("--state", type=Path, default=Path(".state"), help="ledger, logs, sockets")
-    parser.add_argument("--demo-provider", choices=("on", "off", "auto"), default="auto")
-    parser.add_argument("--transport", choices=("lean", "grpcio"), default="lean")
-    parser.add_argument("--concurrency", type=int, default=None, help="Envoy's worker threads")
-    parser.add_argument("--tls", nargs=2, default=("", ""), metavar=("CERT", "KEY"))
-    parser.add_argument("--ca-file", default="", help="authorities that providers are checked by")
+    add = parser.add_argument
+    add("--policy", type=policy_folder, default="configs", metavar="DIR", help="policy folder")
+    add(
+        "--listen",
+        type=address,
+        default=("127.0.0.1", 8080),
+        metavar="HOST:PORT",
+        help="where clients connect; port 0 takes a free one (127.0.0.1:8080)",
+    )
+    add(
+        "--console",
+        type=address,
+        default=("127.0.0.1", 8090),
+        metavar="HOST:PORT",
+        help="health, metrics, policy and usage (127.0.0.1:8090)",
+    )
+    add(
+        "--state",
+        type=Path,
+        default=Path(".state"),
+        metavar="DIR",
+        help="ledger, logs, sockets; one gateway at a time (.state)",
+    )
+    add(
+        "--demo-provider",
+        choices=("on", "off", "auto"),
+        default="auto",
+        help="on, auto: stands in for providers marked 'demo: auto' whose key is not set (auto)",
+    )
+    add("--transport", choices=("lean", "grpcio"), default="lean", help="Envoy to sidecar (lean)")
+    add("--concurrency", type=count, default=None, metavar="N", help="Envoy's worker threads")
+    add(
+        "--tls",
+        nargs=2,
+        type=file,
+        default=("", ""),
+        metavar=("CERT", "KEY"),
+        help="PEM files: serve https",
+    )
+    add("--ca-file", type=file, default=None, help="authorities that providers are checked by")
+    add("--json", action="store_true", help="one JSON line once it serves, instead of text")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs until it is told to stop."""
+    demo_url = None if arguments.demo_provider == "off" else _SOMEWHERE
+    policy = load_folder(arguments.policy, 1, os.environ, demo_url)
+    if isinstance(policy, list):
+        say_refused(policy)
+        return 1
+    for warning in policy.warnings:
+        print(f"warning {text(warning)}", file=sys.stderr)
     settings = UpSettings(
         policy=arguments.policy.resolve(),
         state=arguments.state.resolve(),
@@ -41,11 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
         concurrency=arguments.concurrency,
         tls_certificate=arguments.tls[0],
         tls_key=arguments.tls[1],
-        ca_file=arguments.ca_file,
+        ca_file=arguments.ca_file or "",
+        json=arguments.json,
     )
     try:
         asyncio.run(Supervisor(settings, os.environ).run())
     except StartError as error:
-        print(error, file=sys.stderr)
+        print(f"tokenweir up: {error}", file=sys.stderr)
         return 1
     return 0

@@ -61,8 +61,10 @@ class Admin:
 
     def _usage(self) -> dict[str, object]:
         counters: list[dict[str, object]] = []
+        truncated = False
         for key, scope_value, window, settled, reserved in self._sidecar.ledger.counters():
             if len(counters) >= MAX_COUNTERS:
+                truncated = True
                 break
             counters.append(
                 {
@@ -73,7 +75,11 @@ class Admin:
                     "reserved": reserved,
                 }
             )
-        return {"counters": counters, "open_reservations": self._sidecar.ledger.open_count}
+        return {
+            "counters": counters,
+            "truncated": truncated,
+            "open_reservations": self._sidecar.ledger.open_count,
+        }
 
 
 def _answering(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import yaml
 from gateway import HEADERS, base_policy
+from jsonschema import Draft7Validator
 
 from extproc.edge.supervisor import free_port
 from extproc.envoy.process import envoy_path
@@ -21,22 +24,50 @@ from extproc.envoy.process import envoy_path
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
-KEYS = {
-    "image", "build", "restart", "read_only", "cap_drop", "security_opt", "user", "command",
-    "volumes", "ports", "healthcheck", "environment", "depends_on",
-}  # fmt: skip
+SCHEMA: dict[str, Any] = json.loads(
+    (ROOT / "tests/schemas/compose-spec/compose-spec.json").read_text()
+)
 
 
-def test_the_file_says_what_compose_understands() -> None:
-    assert set(COMPOSE) == {"x-image", "services", "volumes"}
-    assert set(SERVICES) == {"sidecar", "envoy"}
+def errors(document: Any) -> list[str]:
+    """What the official schema says against a compose file, as ``place: message``."""
+    found = Draft7Validator(SCHEMA).iter_errors(document)
+    return [f"{error.json_path}: {error.message}" for error in found]
+
+
+def test_the_file_is_what_the_compose_specification_allows() -> None:
+    Draft7Validator.check_schema(SCHEMA)
+    assert errors(COMPOSE) == []
     for service in SERVICES.values():
-        assert set(service) <= KEYS
         assert isinstance(service["command"], list)
         for mount in service["volumes"]:
             source = mount.split(":")[0]
             assert source in COMPOSE["volumes"] or (ROOT / source).is_dir()
     assert SERVICES["envoy"]["depends_on"]["sidecar"]["condition"] == "service_healthy"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("healthcheck:", "healtcheck:"),
+        ("dockerfile_inline:", "dockerfile_inlined:"),
+        ("cap_drop: [ALL]", "cap_drop: ALL"),
+        ("service_healthy", "service_helthy"),
+        ("retries: 15", "retrys: 15"),
+        ("read_only: true", "read_only: [true]"),
+        ("services:", "service:"),
+    ],
+)
+def test_a_misspelt_key_or_a_wrong_type_would_be_found(right: str, wrong: str) -> None:
+    text = (ROOT / "compose.yaml").read_text()
+    assert right in text
+    assert errors(yaml.safe_load(text.replace(right, wrong)))
+
+
+def test_variables_are_escaped_where_the_shell_is_to_see_them() -> None:
+    # Compose replaces $NAME and ${NAME} by its own variables before docker sees the text.
+    for line in (ROOT / "compose.yaml").read_text().splitlines():
+        assert "$" not in line.replace("$$", ""), line
 
 
 def test_the_two_share_a_group_but_no_user_and_only_envoy_has_keys() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import time
 
+import httpx
 import pytest
 from gateway import KEY, Gateway, base_policy, chat
 
@@ -223,16 +225,40 @@ def test_F18_slow_headers_are_cut(gateway: Gateway) -> None:
         assert 8 < time.monotonic() - started < 14
 
 
-def test_F19_slow_bodies_are_bounded_by_configuration() -> None:
-    # The whole minute is too long for a test: that Envoy keeps the timeout is Envoy's own test.
-    from pathlib import Path
+def test_F19_slow_bodies_are_cut_however_steadily_they_drip(start_gateway) -> None:
+    gateway = start_gateway(base_policy(limits=LIMITS))
+    # The whole minute is too long for a test: the same listener, with a second in its place.
+    path = gateway.state / "envoy" / "lds.json"
+    text = path.read_text()
+    assert text.count('"request_timeout":"60s"') == 1
+    document = json.loads(text.replace('"request_timeout":"60s"', '"request_timeout":"1s"'))
+    document["version_info"] = "slow"
+    path.with_suffix(".new").write_text(json.dumps(document))
+    os.replace(path.with_suffix(".new"), path)
+    transport = httpx.HTTPTransport(uds=str(gateway.state / "run" / "admin.sock"))
+    deadline = time.monotonic() + 10
+    with httpx.Client(transport=transport) as admin:
+        while '"slow"' not in admin.get("http://envoy/stats?filter=lds.version_text").text:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
-    from extproc.envoy.listener import listener
-    from extproc.envoy.settings import GatewaySettings
-
-    config = listener(GatewaySettings("127.0.0.1", 1, Path("/s"), Path("/c")))
-    manager = config["filter_chains"][0]["filters"][0]["typed_config"]
-    assert manager["request_timeout"] == "60s"
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=0.05) as connection:
+        head, _, body = request().partition(b"\r\n\r\n")
+        connection.sendall(head + b"\r\n\r\n")
+        started = time.monotonic()
+        answer = b""
+        for byte in body:  # each resets an idle timer: only the whole request's time helps
+            with contextlib.suppress(TimeoutError):
+                connection.sendall(bytes((byte,)))
+                answer = connection.recv(65_536)
+            if answer:
+                break
+        assert status(answer) == 408
+        assert 0.9 < time.monotonic() - started < 3
+    assert code(answer) == "invalid_request"
+    assert gateway.bill() == []
+    assert gateway.usage().get("all/usd", {"settled": 0})["settled"] == 0
 
 
 def test_F20_connect_upgrades_and_http_1_0_are_refused(gateway: Gateway) -> None:
@@ -279,6 +305,21 @@ def test_F22_a_body_above_32_mib_is_413_in_the_callers_dialect(gateway: Gateway)
     assert status(answer) in (413, 0)
     if status(answer) == 413:
         assert code(answer) == "request_too_large"
+
+
+def test_F24_a_client_that_half_closes_is_gone_and_what_it_sent_is_paid(gateway: Gateway) -> None:
+    # As docs/interface.md says: Envoy takes the end of the client's side for its departure.
+    gateway.faults("anthropic", delay_ms=300)
+    gateway.faults("bedrock", delay_ms=300)
+    settled, billed = gateway.settled("all/usd"), gateway.billed_micro_usd()
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(request())
+        time.sleep(0.15)  # it is at the provider
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1000) == b""
+    charged = gateway.settled("all/usd") - settled
+    assert charged >= gateway.billed_micro_usd() - billed > 0
 
 
 def test_F25_pipelined_requests_have_each_their_own_reservation(gateway: Gateway) -> None:

@@ -1,0 +1,46 @@
+"""Kinds of command-line arguments: what is wrong with one is said before anything starts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+MAX_WORKERS = 1_024
+"""Envoy's threads. More than any machine has cores."""
+
+
+def policy_folder(text: str) -> Path:
+    """A folder that is there."""
+    path = Path(text)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file: name the folder that holds it")
+    raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
+
+
+def file(text: str) -> str:
+    """The absolute path of a file that can be read: whoever reads it may run elsewhere."""
+    path = os.path.abspath(text)
+    if not os.path.isfile(path) or not os.access(path, os.R_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file that can be read")
+    return path
+
+
+def count(text: str) -> int:
+    """A number of workers, 1 to ``MAX_WORKERS``."""
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_WORKERS:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_WORKERS}")
+
+
+def mode(text: str) -> int:
+    """Permission bits in octal."""
+    try:
+        bits = int(text, 8)
+    except ValueError:
+        bits = -1
+    if not 0 <= bits <= 0o777:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an octal file mode such as 660")
+    return bits
