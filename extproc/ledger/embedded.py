@@ -114,7 +114,7 @@ class EmbeddedLedger:
             raise ValueError(f"reservation {reservation_id} was made before")
         if not 0 <= min(amounts) <= max(amounts) <= MAX_AMOUNT:
             raise ValueError("an amount is out of range")
-        booking: Booking = account.memo
+        booking: Booking | None = account.memo
         if booking is None or booking.epoch is not self._epoch:
             booking = account.memo = self._book(account, now_ms)
         segment = self._journal.segment
