@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     figures = report.gateway_figures(bench.rounds, decision_us)
     _print(bench, figures, decision_us, memory, metrics)
-    _save(bench, figures, decision_us, memory, metrics)
+    _save(bench, figures, decision_us, memory, metrics, options.results)
     return 0 if all(figure.verdict.startswith("PASS") for figure in figures) else 1
 
 
@@ -216,8 +216,9 @@ def _save(
     decision_us: dict[int, float],
     memory: dict[str, dict[str, float]],
     metrics: dict[str, float],
+    folder: Path,
 ) -> None:
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     document = {
         "machine": machine(),
         "complete": bench.complete,
@@ -237,7 +238,7 @@ def _save(
         "governed_metrics": metrics,
         "slices": [asdict(item) for items in bench.rounds.values() for item in items],
     }
-    path = RESULTS / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.json"
+    path = folder / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.json"
     path.write_text(json.dumps(document, indent=1))
     print(f"\n{path}")
 
@@ -245,6 +246,7 @@ def _save(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="loadtest.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short slices: does it work at all?")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--peers", default="", help=f"any of {','.join(peers.NAMES)}")
     return parser
