@@ -20,6 +20,12 @@ Json = dict[str, Any]
 MAX_HEAP_BYTES = 2 * 1024**3
 """Sixty-four requests of the largest size at once, before Envoy sheds load instead of dying."""
 MAX_CONNECTIONS = 50_000
+MAX_CONTROL_FRAMES = 1_000_000
+"""Resets towards the sidecar that may wait unsent: 13 bytes each."""
+MAX_REQUESTS_PER_TURN = 4
+"""Of one client connection before others are looked at. An honest one sends them far apart."""
+MAX_PREMATURE_RESETS = 100
+"""Streams of one connection, mostly reset early, after which it is closed."""
 
 
 def bootstrap(settings: GatewaySettings) -> Json:
@@ -42,6 +48,19 @@ def bootstrap(settings: GatewaySettings) -> Json:
                 _sidecar(REQUEST_CLUSTER, sockets / REQUEST_SOCKET),
                 _sidecar(ATTEMPT_CLUSTER, sockets / ATTEMPT_SOCKET),
                 _sidecar(LOG_CLUSTER, sockets / ACCESS_LOG_SOCKET),
+            ]
+        },
+        "layered_runtime": {
+            "layers": [
+                {
+                    "name": "floods",
+                    "static_layer": {
+                        # One connection's burst waits while other connections have their turn.
+                        "http.max_requests_per_io_cycle": MAX_REQUESTS_PER_TURN,
+                        # A client that keeps resetting what it asks is closed; default 500.
+                        "overload.premature_reset_total_stream_count": MAX_PREMATURE_RESETS,
+                    },
+                }
             ]
         },
         "overload_manager": {
@@ -96,6 +115,11 @@ def _sidecar(name: str, socket: Path) -> Json:
                 "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
                 "explicit_http_config": {
                     "http2_protocol_options": {
+                        # Each client that resets a stream makes Envoy reset one here. Above the
+                        # default of 1,000 unsent ones Envoy closes the connection to the sidecar,
+                        # and every other caller's request with it.
+                        "max_outbound_control_frames": MAX_CONTROL_FRAMES,
+                        "max_outbound_frames": MAX_CONTROL_FRAMES,
                         "initial_stream_window_size": 64 * 1024 * 1024,
                         "initial_connection_window_size": 256 * 1024 * 1024,
                     }

@@ -202,11 +202,6 @@ def test_F23_other_clients_hardly_notice(gateway: Gateway) -> None:
     assert during_s < 2 * before_s + 0.02
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Envoy closes its connection to the sidecar, with everybody's calls on it, when more "
-    "than 1,000 resets wait there (outbound_control_flood)",
-)
 def test_F23_resets_of_several_connections_end_nobody_elses_calls(gateway: Gateway) -> None:
     with attackers(gateway, *([FLOODS["resets"]] * 8)):
         time.sleep(0.2)

@@ -30,6 +30,8 @@ from extproc.edge.reload import GenerationNumbers, PolicyReloader
 from extproc.edge.services import Sidecar
 from extproc.envoy.delivery import DeliveryRejectedError, EnvoyUnreachableError
 from extproc.envoy.settings import GatewaySettings
+from extproc.ledger.embedded import EmbeddedLedger
+from extproc.ledger.journal import Journal
 from extproc.policy.snapshot import PolicySnapshot
 
 RULE = """
@@ -169,7 +171,8 @@ class Watched:
         )
         first = self.reloader.load_first()
         assert isinstance(first, PolicySnapshot), first
-        self.sidecar = Sidecar(Gate(Generation(first)), None, Clock(), Random())  # type: ignore[arg-type]
+        ledger = EmbeddedLedger(Journal(root / "ledger"))
+        self.sidecar = Sidecar(Gate(Generation(first)), ledger, Clock(), Random())
 
     def save(self, provider: str, model: str) -> None:
         text = (
