@@ -32,6 +32,7 @@ def resolve_envelope(
         credential.cost_centers,
     )
     fields = []
+    unsaid = []
     for name, claim, choices in zip(ENVELOPE_FIELDS, claimed, allowed, strict=True):
         value = claim
         if not value:
@@ -40,12 +41,19 @@ def resolve_envelope(
                 value = choices[0]
         if choices and value and value not in choices:
             return _conflict(name, rules)
+        if choices and not value:
+            # Bound to several, and none is named: rules about each of them would not match.
+            unsaid.append(name)
         fields.append(value)
     envelope = Envelope._make(fields)
     required = rules.required.get(envelope.environment) or rules.required.get(
         DEFAULT_ENVIRONMENT, ()
     )
-    missing = [name for name in required if not getattr(envelope, name)]
+    missing = [
+        name
+        for name in ENVELOPE_FIELDS
+        if name in unsaid or (name in required and not getattr(envelope, name))
+    ]
     if missing:
         return _missing(missing, rules)
     return envelope

@@ -59,7 +59,8 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
     target = attempt.target
     if _target_failed(ending):
         gate.breakers.failed(target.name, entry.chain.breaker, event.now_ms)
-    else:
+    elif ending.status:
+        # Without a status the client left before there was an answer: that says nothing.
         gate.breakers.succeeded(target.name)
     reported = reported_usage(entry.operation, event) if ending.status < 400 else None
     if reported is None or not reported.final:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from gateway import KEY, base_policy, chat
+from world import NOW, World, targets
 
 from extproc.core import settlement
 from extproc.core.attempt import AttemptMachine
 from extproc.core.commands import (
     Answer,
-    AwaitBody,
     Forward,
     Refuse,
     Release,
@@ -25,108 +25,15 @@ from extproc.core.events import (
     AttemptStarted,
     Ending,
     RequestBody,
-    RequestEnded,
     RequestHeaders,
     Reserved,
 )
-from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.core.machine import RequestMachine
-from extproc.ledger.memory import MemoryLedger
 from extproc.policy.compiler import compile_folder
 from extproc.policy.snapshot import PolicySnapshot
 from extproc.values.limit import Unit
 from extproc.values.refusal import RefusalCode
-
-NOW = 1_790_000_000_000
-POLICY = """
-name: limits
-type: gateway-rate-limit-config
-rules:
-  - {id: session, limit: {requests: 3, window: 1h}, scope: session}
-  - {id: shadow, limit: {requests: 1, window: 1h}, enforce: shadow}
----
-name: budgets
-type: gateway-budget-config
-budgets:
-  - id: cheap
-    scope: {metadata: {X-TFY-Project: p2}}
-    ceiling_usd: 0.01
-    window: daily
-    on_exceed: fallback_to_cheaper
-  - {id: all, ceiling_usd: 1, window: daily}
----
-name: mixed
-type: gateway-load-balancing-config
-rules:
-  - {id: dear, weight: 1, target: {provider: openai, model: gpt-4o}}
-fallbacks:
-  - {provider: vertex, model: gemini-2.0-flash}
-  - {provider: openai, model: gpt-4o-mini}
-"""
-
-
-class World:
-    """A gate and a ledger, and the loop that the edge runs."""
-
-    def __init__(self, policy: str = POLICY) -> None:
-        files = {**base_policy(), "more.yaml": policy}
-        snapshot = compile_folder(
-            {name: text.encode() for name, text in files.items()}, 1, {}, "http://127.0.0.1:9"
-        )
-        assert isinstance(snapshot, PolicySnapshot), snapshot
-        self.gate = Gate(Generation(snapshot))
-        self.ledger = MemoryLedger()
-        self.requests = 0
-
-    def ask(self, body: Any = None, draw: float = 0.0, now: int = NOW, **headers: str) -> Any:
-        """One request to its last command."""
-        self.requests += 1
-        machine = RequestMachine(self.gate)
-        pairs = [
-            (":path", headers.pop("path", "/v1/chat/completions").encode()),
-            ("authorization", b"Bearer " + headers.pop("key", KEY).encode()),
-            ("content-type", b"application/json"),
-            ("x-request-id", b"r%d" % self.requests),
-            *(
-                (f"x-tfy-{name.replace('_', '-')}", value.encode())
-                for name, value in headers.items()
-            ),
-        ]
-        command: Any = machine.on_headers(RequestHeaders(pairs, False, now))
-        if not isinstance(command, AwaitBody):
-            return command
-        content = json.dumps(chat() if body is None else body).encode()
-        command = machine.on_body(RequestBody(content, now, draw))
-        self.reservations = []
-        while isinstance(command, Reserve):
-            self.reservations.append(command)
-            command = machine.on_reserved(Reserved(self.reserve(command), now))
-        return command
-
-    def reserve(self, command: Reserve) -> Any:
-        return self.ledger.reserve(
-            command.reservation_id, command.account, command.amounts, command.now_ms,
-            command.lease_until_ms,
-        )  # fmt: skip
-
-    def end(self, **fields: Any) -> list[Any]:
-        """The request's log entry."""
-        event = {
-            "request_id": f"r{self.requests}",
-            "attempts": 1,
-            "ending": Ending(200),
-            "usage_first": b"",
-            "usage_last": b"",
-            "usage_tail": b"",
-            "now_ms": NOW,
-            **fields,
-        }
-        return settlement.request_ended(self.gate, RequestEnded(**event))
-
-
-def targets(command: Forward) -> list[str]:
-    return [target.name for target in command.chain.targets]
 
 
 def test_a_request_is_rewritten_for_the_drawn_target_with_the_rest_as_fallbacks() -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from hypothesis import given
 from hypothesis import strategies as st
+from world import World
 
 from extproc.core.commands import Forward, Refuse, SendAttempt
 from extproc.edge import codec
 from extproc.pb import extproc_pb2 as pb
 from extproc.values.dialect import Dialect, Operation
 from extproc.values.refusal import Refusal, RefusalCode
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
-from test_machine import World
 
 
 def forward(**changes: object) -> Forward:

@@ -1,0 +1,157 @@
+"""Draws: weights are kept, every target comes once, open breakers are left out, order is order."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.core.breaker import Breakers
+from extproc.core.routing import Chain, Route
+from extproc.policy.snapshot import BreakerPolicy, Provider, Target, VirtualModel
+from extproc.values.dialect import CALLER_DIALECTS, Dialect
+from extproc.values.money import Price, Rates
+
+PRICE = Price(Rates(1, 1, 1, 1))
+POLICY = BreakerPolicy(1, 60_000, 60_000)
+PROVIDER = Provider("p", {})
+BOTH = frozenset(CALLER_DIALECTS)
+ALMOST_ONE = 1 - 2**-53
+
+
+def target(
+    name: str, weight: int = 0, dialects: frozenset[Dialect] = BOTH, timeout_ms: int = 1_000
+) -> Target:
+    clusters = {dialect: f"{name}-{dialect}" for dialect in dialects}
+    return Target(name, PROVIDER, name, name, PRICE, timeout_ms, clusters, weight)
+
+
+def model(*weights: int, fallbacks: int = 0) -> VirtualModel:
+    """Targets r0, r1, ... of these weights, and fallbacks f0, f1, ..."""
+    rules = tuple(target(f"r{place}", weight) for place, weight in enumerate(weights))
+    return VirtualModel("m", rules, tuple(target(f"f{n}") for n in range(fallbacks)), POLICY)
+
+
+def names(chain: Chain) -> list[str]:
+    return [each.model for each in chain.targets]
+
+
+def broken(*open_names: str) -> Breakers:
+    breakers = Breakers()
+    for name in open_names:
+        breakers.failed(f"p/{name}", POLICY, 0)
+    return breakers
+
+
+WEIGHTS = st.lists(st.integers(0, 1_000_000), min_size=1, max_size=6).filter(any)
+SERVED = st.frozensets(st.sampled_from(CALLER_DIALECTS))
+DRAWS = st.floats(0, 1, exclude_max=True) | st.just(ALMOST_ONE)
+
+
+@given(st.data(), WEIGHTS, st.integers(0, 4), DRAWS, st.sampled_from(CALLER_DIALECTS))
+def test_a_chain_is_every_target_that_can_serve_once_in_order(
+    data: st.DataObject, weights: list[int], fallbacks: int, draw: float, dialect: Dialect
+) -> None:
+    rules = tuple(
+        target(f"r{place}", weight, data.draw(SERVED)) for place, weight in enumerate(weights)
+    )
+    later = tuple(target(f"f{place}", 0, data.draw(SERVED)) for place in range(fallbacks))
+    virtual = VirtualModel("m", rules, later, POLICY)
+    is_open = {each.model for each in virtual.all_targets if data.draw(st.booleans())}
+    route = Route(virtual, dialect)
+    chain = route.draw(draw, broken(*is_open), 0)
+
+    can_serve = [
+        each for each in virtual.all_targets if dialect in each.clusters
+        and each.model not in is_open
+    ]  # fmt: skip
+    weighted = [each for each in can_serve if each.weight]
+    drawn = []
+    if weighted:
+        bounds = list(accumulate(each.weight for each in weighted))
+        drawn = [weighted[bisect_right(bounds, draw * bounds[-1])]]
+    rest = [each for each in weighted if each not in drawn]
+    idle = [each for each in can_serve if not each.weight]
+    assert list(chain.targets) == drawn + rest + idle
+    assert chain.dialect is dialect
+
+
+@given(WEIGHTS, st.data())
+def test_weights_are_shares_of_what_is_available(weights: list[int], data: st.DataObject) -> None:
+    virtual = model(*weights, fallbacks=1)
+    is_open = {f"r{place}" for place in range(len(weights)) if data.draw(st.booleans())}
+    breakers = broken(*is_open)
+    route = Route(virtual, Dialect.OPENAI)
+    draws = 500
+    first = [names(route.draw((n + 0.5) / draws, breakers, 0))[0] for n in range(draws)]
+    available = {
+        f"r{place}": weight
+        for place, weight in enumerate(weights)
+        if weight and f"r{place}" not in is_open
+    }
+    total = sum(available.values())
+    for name, weight in available.items():
+        # Evenly spaced draws: every share is met to one draw at either edge.
+        assert abs(first.count(name) - draws * weight / total) <= 1.001
+    assert set(first) <= (set(available) or set(names(route.draw(0.0, breakers, 0))[:1]))
+
+
+def test_a_split_of_ninety_to_ten_is_one() -> None:
+    route = Route(model(90, 10), Dialect.OPENAI)
+    first = [names(route.draw(n / 1_000, Breakers(), 0))[0] for n in range(1_000)]
+    assert (first.count("r0"), first.count("r1")) == (900, 100)
+
+
+def test_a_rule_of_no_weight_is_a_fallback_before_the_fallbacks() -> None:
+    route = Route(model(0, 5, 0, fallbacks=2), Dialect.OPENAI)
+    for draw in (0.0, 0.5, ALMOST_ONE):
+        assert names(route.draw(draw, Breakers(), 0)) == ["r1", "r0", "r2", "f0", "f1"]
+
+
+def test_a_breaker_that_admits_a_probe_is_in_the_chain_again() -> None:
+    route = Route(model(1, 1), Dialect.OPENAI)
+    breakers = broken("r0")
+    assert names(route.draw(0.0, breakers, 59_999)) == ["r1"]
+    assert names(route.draw(0.0, breakers, 60_000)) == ["r0", "r1"]
+
+
+def test_with_every_rule_open_the_fallbacks_serve_and_with_all_open_nothing() -> None:
+    route = Route(model(1, 1, fallbacks=1), Dialect.OPENAI)
+    assert names(route.draw(0.9, broken("r0", "r1"), 0)) == ["f0"]
+    assert names(route.draw(0.9, broken("r0", "r1", "f0"), 0)) == []
+
+
+def test_a_model_that_nobody_serves_in_a_dialect_has_an_empty_chain() -> None:
+    only = VirtualModel("m", (target("r0", 1, frozenset({Dialect.OPENAI})),), (), POLICY)
+    route = Route(only, Dialect.ANTHROPIC)
+    assert route.targets == ()
+    assert route.draw(0.5, Breakers(), 0).targets == ()
+    assert route.draw(0.5, broken("r0"), 0).targets == ()
+
+
+def test_the_chains_of_a_route_are_shared_so_that_their_wire_form_is_made_once() -> None:
+    route = Route(model(1, 1), Dialect.OPENAI)
+    assert route.draw(0.1, Breakers(), 0) is route.draw(0.2, Breakers(), 0)
+    assert route.draw(0.1, Breakers(), 0) is not route.draw(0.9, Breakers(), 0)
+
+
+def test_a_chain_waits_as_long_as_its_slowest_target() -> None:
+    slow, quick = target("a", timeout_ms=9_000), target("b", timeout_ms=100)
+    chain = Chain(Dialect.OPENAI, (quick, slow), POLICY)
+    assert chain.timeout_ms == 9_000
+    rest = chain.without([slow])
+    assert names(rest) == ["b"]
+    assert rest.timeout_ms == 100
+    assert rest.breaker is POLICY
+    assert chain.without([quick, slow]).timeout_ms == 0
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (3, 7), (1_000_000, 1), (999_999, 7, 1)])
+def test_the_last_draw_there_is_still_finds_a_target(weights: tuple[int, ...]) -> None:
+    route = Route(model(*weights), Dialect.OPENAI)
+    last = f"r{len(weights) - 1}"
+    assert names(route.draw(ALMOST_ONE, Breakers(), 0))[0] == last
+    assert names(route.draw(0.0, Breakers(), 0))[0] == "r0"
