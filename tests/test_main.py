@@ -14,7 +14,6 @@ from extproc import __version__
 from extproc.__main__ import COMMANDS, main, parser
 
 Capture = pytest.CaptureFixture[str]
-DEMO = pytest.mark.xfail(strict=True, reason="demo-provider has no --json and no help for --listen")
 
 
 def helped(*arguments: str, capsys: Capture) -> str:
@@ -40,9 +39,7 @@ def test_every_command_has_help_with_an_example_that_parses(name: str, capsys: C
     assert parser().parse_args(command[1:]).command == name
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=DEMO) if n == "demo-provider" else n for n in COMMANDS]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_json_and_says_what_each_option_is(name: str, capsys: Capture) -> None:
     text = helped(name, capsys=capsys)
     assert "--json" in text

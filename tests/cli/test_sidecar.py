@@ -94,7 +94,6 @@ def test_a_refused_policy_is_said_with_file_and_line(folder: Path) -> None:
     assert "error   models.yaml:1: " in result.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="writing the bootstrap asks for a binary to start it with")
 def test_it_needs_no_envoy_of_its_own(folder: Path) -> None:
     code = (
         "import sys, extproc.envoy.process as process\n"
