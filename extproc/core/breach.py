@@ -12,7 +12,7 @@ from extproc.core.holds import moved_to_fallback
 from extproc.core.routing import Chain, Route
 from extproc.ledger.port import Hold, Standing
 from extproc.policy.snapshot import Target
-from extproc.values.limit import BreachKind
+from extproc.values.limit import BreachKind, Unit
 from extproc.wire.inference_request import InferenceRequest
 
 
@@ -48,7 +48,7 @@ def fallbacks_for(
     default_tokens = generation.policy.default_max_output_tokens
 
     def worst_case(target: Target) -> int:
-        return estimate_amounts(request, target, default_tokens, gate.estimator)[-1]
+        return estimate_amounts(request, target, default_tokens, gate.estimator)[Unit.MICRO_USD]
 
     limit = worst_case(asked)
     policy = route.model.breaker

@@ -102,4 +102,4 @@ def estimate_amounts(
     input_tokens, output_tokens = estimator.likely_tokens(
         target.canonical_model, request.body_bytes, output_bound
     )
-    return (1, input_tokens + output_tokens, input_tokens, output_tokens, worst)
+    return (1, input_tokens + output_tokens, input_tokens, output_tokens, worst, worst)

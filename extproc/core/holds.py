@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from extproc.ledger.port import Hold
 from extproc.values.envelope import Envelope
-from extproc.values.limit import NO_CEILING, Limit, Scope, Unit
+from extproc.values.limit import MONEY, NO_CEILING, Limit, Scope, Unit
 
 SCOPES = tuple(Scope)
 _PLACE = {scope: place for place, scope in enumerate(SCOPES)}
@@ -56,10 +56,10 @@ class Applicable:
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         self.limits = limits
         self.rules = ",".join(dict.fromkeys(limit.rule_id for limit in limits))
-        money = [limit for limit in limits if limit.unit is Unit.MICRO_USD]
+        money = [limit for limit in limits if limit.unit in MONEY]
         self.watches_money = bool(money)
         """Some limit counts dollars, so output must be bounded."""
-        self.bounds_money = any(limit.enforced for limit in money)
+        self.bounds_money = any(limit.enforced and limit.unit is Unit.MICRO_USD for limit in money)
         """Some limit must hold: what cannot be bounded is refused."""
         self.counts_sessions = any(Scope.SESSION in limit.scope for limit in limits)
         self._places = tuple(tuple(_PLACE[scope] for scope in limit.scope) for limit in limits)

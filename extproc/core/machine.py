@@ -29,7 +29,7 @@ from extproc.core.routing import Chain, Route
 from extproc.ledger.port import Account, Denied, Granted, Hold
 from extproc.policy.snapshot import Credential, Target
 from extproc.values.dialect import Dialect, Operation
-from extproc.values.limit import Amounts, Scope
+from extproc.values.limit import Amounts, Scope, Unit
 from extproc.values.refusal import Refusal
 from extproc.wire.conversation import conversation_root
 from extproc.wire.errors import WireError
@@ -240,12 +240,8 @@ class RequestMachine:
         return Account(applicable.holds(values, self._overrides), about)
 
     def _reserve(self, chain: Chain) -> Reserve:
-        target = chain.targets[0]
-        default_tokens = self._generation.policy.default_max_output_tokens
         self._chain = chain
-        self._amounts = estimate_amounts(
-            self._request, target, default_tokens, self._gate.estimator
-        )
+        self._amounts = self._estimate(chain.targets[0])
         self.state = State.RESERVATION
         return Reserve(
             self.request_id + "/1",
@@ -329,17 +325,19 @@ class RequestMachine:
             self._now_ms,
         )
 
+    def _estimate(self, target: Target) -> Amounts:
+        default_tokens = self._generation.policy.default_max_output_tokens
+        return estimate_amounts(self._request, target, default_tokens, self._gate.estimator)
+
     def _affordable(self, chain: Chain, left_micro_usd: int) -> Chain:
         """The chain without fallbacks that the money left could not pay: the reservation of an
         earlier attempt stays held until that attempt has provably cost nothing."""
-        default_tokens = self._generation.policy.default_max_output_tokens
+        if left_micro_usd >= _CHECK_BELOW_MICRO_USD:
+            return chain
         dear = [
             target
             for target in chain.targets[1:]
-            if target.price.dearest.output > 0
-            and left_micro_usd < _CHECK_BELOW_MICRO_USD
-            and estimate_amounts(self._request, target, default_tokens, self._gate.estimator)[-1]
-            > left_micro_usd
+            if self._estimate(target)[Unit.MICRO_USD] > left_micro_usd
         ]
         return chain.without(dear) if dear else chain
 

@@ -13,6 +13,7 @@ _UNIT_NAME = {
     Unit.INPUT_TOKENS: "input_tokens",
     Unit.OUTPUT_TOKENS: "output_tokens",
     Unit.MICRO_USD: "usd",
+    Unit.LIKELY_MICRO_USD: "usd",
 }
 
 INTERNAL_ERROR = Refusal(RefusalCode.INTERNAL_ERROR, "The gateway failed to decide this request.")

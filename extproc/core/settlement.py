@@ -6,6 +6,8 @@ anything is released; everything else is charged at its reservation. Never zero 
 
 from __future__ import annotations
 
+from typing import cast
+
 from extproc.core.commands import EndCommand, Release, Settle
 from extproc.core.events import AttemptFailed, Ending, RequestEnded
 from extproc.core.gate import Attempt, Gate, InFlight
@@ -67,7 +69,9 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
         return _end_without_usage(attempt, ending)
     usage = reported.usage
     cost = target.price.cost_micro_usd(usage)
-    charged: Amounts = (1, usage.total_tokens, usage.input_tokens, usage.output_tokens, cost)
+    charged: Amounts = (
+        1, usage.total_tokens, usage.input_tokens, usage.output_tokens, cost, cost
+    )  # fmt: skip
     if reported.suspect:
         charged = _at_least(charged, attempt.amounts)
     else:
@@ -120,8 +124,7 @@ def _target_failed(ending: Ending) -> bool:
 
 
 def _at_least(charged: Amounts, reserved: Amounts) -> Amounts:
-    a, b = charged, reserved
-    return (max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]), max(a[4], b[4]))
+    return cast("Amounts", tuple(map(max, charged, reserved)))
 
 
 def _forget_if_done(gate: Gate, entry: InFlight) -> None:

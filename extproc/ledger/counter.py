@@ -106,6 +106,15 @@ class Counter:
             return None if excess > 0 else leaves_ms
         return leaves_ms if self.total + amount > ceiling else self.ends_ms
 
+    def correct(self, amount: int) -> None:
+        """Adds to, or with a negative amount takes from, what is settled. What the newest slot does
+        not have is taken from the older ones, newest first."""
+        self.total += amount
+        for cell in reversed(self.cells):
+            change = max(amount, cell.reserved - cell.amount)
+            cell.amount += change
+            amount -= change
+
     def counting(self, taken: Cell) -> Cell | None:
         """The cell in which a late change of ``taken`` counts; None when it counts no more."""
         if taken.live:

@@ -8,7 +8,7 @@ atomic by itself. If the journal cannot be written nothing is admitted any more
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from extproc.ledger.counter import Cell, Counter
 from extproc.ledger.journal import Journal
@@ -22,7 +22,7 @@ from extproc.ledger.port import (
     Settlement,
     Standing,
 )
-from extproc.values.limit import NO_CEILING, Amounts, Limit
+from extproc.values.limit import NO_CEILING, NOTHING, Amounts, Limit, Unit
 from extproc.values.money import MAX_AMOUNT
 from extproc.values.window import parse_window
 
@@ -31,7 +31,6 @@ MAX_ENDED = 100_000
 access log delivers within milliseconds, and Envoy resends nothing."""
 SWEEP_COUNTERS = 5_000
 """Counters looked at per ``tend``: a few milliseconds, so a million are seen in minutes."""
-NOTHING: Amounts = (0, 0, 0, 0, 0)
 
 _SETTLED, _EXPIRED, _RELEASED = "s", "x", "l"
 
@@ -41,9 +40,9 @@ that the answer's headers show it in (``_SHOWN``)."""
 Shadow = tuple[Counter, Limit]
 """A counter without a ceiling, and the limit that would have refused."""
 
-_SHOWN = (0, 1, 1, 1, 2)
-"""By unit: requests, the three kinds of tokens, money."""
-_MONEY, _UNSHOWN = 2, 3
+_SHOWN = (0, 1, 1, 1, 2, 3)
+"""By unit: requests, the three kinds of tokens, strict money, statistical money."""
+_MONEY, _LIKELY_MONEY, _UNSHOWN = 2, 3, 4
 
 
 class Booking:
@@ -110,8 +109,10 @@ class EmbeddedLedger:
         lease_until_ms: int,
     ) -> Granted | Denied:
         """Takes all holds or none, in one pass without suspension."""
-        if reservation_id in self._open or reservation_id in self._ended:
-            raise ValueError(f"reservation {reservation_id} was made before")
+        if reservation_id in self._open:
+            return self._granted_before(self._open[reservation_id], account, now_ms)
+        if reservation_id in self._ended:
+            raise ValueError(f"reservation {reservation_id} has ended")
         if not 0 <= min(amounts) <= max(amounts) <= MAX_AMOUNT:
             raise ValueError("an amount is out of range")
         booking: Booking | None = account.memo
@@ -122,8 +123,8 @@ class EmbeddedLedger:
             self._declare_booking(booking, account)
         entries = booking.entries
         cells: list[Cell] = []
-        least = [NO_CEILING, NO_CEILING, NO_CEILING, NO_CEILING]
-        tightest: list[int | None] = [None, None, None, None]
+        least = [NO_CEILING, NO_CEILING, NO_CEILING, NO_CEILING, NO_CEILING]
+        tightest: list[int | None] = [None, None, None, None, None]
         for counter, unit, ceiling, shown in entries:
             if now_ms >= counter.ends_ms:
                 counter.advance(now_ms)
@@ -159,6 +160,7 @@ class EmbeddedLedger:
             ],
             [limit.rule_id for counter, limit in booking.shadows if counter.total > limit.ceiling],
             least[_MONEY],
+            least[_LIKELY_MONEY],
         )
 
     def settle(
@@ -175,14 +177,20 @@ class EmbeddedLedger:
             return None
         return self._end(reservation_id, _RELEASED, NOTHING, now_ms, {"reason": reason})
 
-    def renew(self, reservation_id: str, lease_until_ms: int) -> bool:
+    def renew(self, reservation_id: str, lease_until_ms: int, at_least: Amounts = NOTHING) -> bool:
         """Extends the lease; leases are looked at in the order in which they were given."""
         reservation = self._open.pop(reservation_id, None)
         if reservation is None:
             return False
-        reservation.lease_until_ms = lease_until_ms
         self._open[reservation_id] = reservation
-        self._declare_reservation(reservation)
+        held = reservation.amounts
+        if reservation.declared_in != self._journal.segment:
+            self._declare_reservation(reservation)
+        raised = cast("Amounts", tuple(map(max, at_least, held)))
+        self._journal.append(["b", reservation_id, lease_until_ms, raised])
+        reservation.lease_until_ms = lease_until_ms
+        if raised != held:
+            self._raise_hold(reservation, raised)
         return True
 
     def expire(self, now_ms: int) -> Sequence[Settlement]:
@@ -229,6 +237,24 @@ class EmbeddedLedger:
                 del self._counters[key]
                 counter.dropped = True
                 self._epoch = object()
+
+    def correct(
+        self, limit: Limit, scope_value: str, amount: int, now_ms: int, about: Mapping[str, object]
+    ) -> bool:
+        """Appends a correction entry; it counts in the current slot."""
+        if not -MAX_AMOUNT <= amount <= MAX_AMOUNT:
+            raise ValueError("an amount is out of range")
+        counter = self._counters.get((limit.key, scope_value))
+        if counter is None:
+            counter = self._open_counter(limit, scope_value, now_ms)
+        counter.advance(now_ms)
+        if counter.total - counter.reserved + amount < 0:
+            return False
+        if counter.declared_in != self._journal.segment:
+            self._declare_counter(counter)
+        self._journal.append(["k", counter.number, now_ms, amount, about])
+        counter.correct(amount)
+        return True
 
     def close(self) -> None:
         """Flushes and gives the journal free."""
@@ -279,6 +305,20 @@ class EmbeddedLedger:
             )
         return Booking(entries, shadows, self._epoch)
 
+    def _granted_before(self, reservation: Reservation, account: Account, now_ms: int) -> Granted:
+        """The answer to a question that is asked again: nothing is taken a second time."""
+        remaining = []
+        left = {Unit.MICRO_USD: NO_CEILING, Unit.LIKELY_MICRO_USD: NO_CEILING}
+        for hold, entry in zip(account.holds, reservation.entries, strict=False):
+            counter = entry[0]
+            counter.advance(now_ms)
+            if hold.ceiling < NO_CEILING:
+                amount = max(0, hold.ceiling - counter.total)
+                remaining.append(Remaining(hold, amount, counter.empties_ms))
+                if hold.limit.unit in left:
+                    left[hold.limit.unit] = min(left[hold.limit.unit], amount)
+        return Granted(remaining, (), left[Unit.MICRO_USD], left[Unit.LIKELY_MICRO_USD])
+
     def _denied(
         self, account: Account, entries: Sequence[Entry], amounts: Amounts, now_ms: int
     ) -> Denied:
@@ -324,6 +364,22 @@ class EmbeddedLedger:
         self._ended[reservation.id] = None if kind == _SETTLED else reservation
         if len(self._ended) > MAX_ENDED:
             del self._ended[next(iter(self._ended))]
+
+    def _raise_hold(self, reservation: Reservation, amounts: Amounts) -> None:
+        """Holds more for a live reservation: above the ceiling too, because it is spent already."""
+        held = reservation.amounts
+        for (counter, unit, _, _), taken in zip(
+            reservation.entries, reservation.cells, strict=True
+        ):
+            cell: Cell | None = taken
+            if not taken.live or counter.dropped:
+                counter, cell = self._late(counter, taken)
+            if cell is not None:
+                change = amounts[unit] - held[unit]
+                cell.amount += change
+                cell.reserved += change
+                counter.total += change
+        reservation.amounts = amounts
 
     def _late(self, counter: Counter, taken: Cell) -> tuple[Counter, Cell | None]:
         """Where a change counts now whose slot, or even whose counter, was forgotten since."""
@@ -413,6 +469,16 @@ class EmbeddedLedger:
                 self._recover_reserve(record, bookings)
             elif kind == "v":
                 self._recover_reservation(record, counters)
+            elif kind == "b":
+                _, reservation_id, lease_until_ms, amounts = record
+                reservation = self._open.get(reservation_id)
+                if reservation is not None:
+                    reservation.lease_until_ms = lease_until_ms
+                    self._raise_hold(reservation, tuple(amounts))
+            elif kind == "k":
+                _, number, now_ms, amount, _ = record
+                counters[number].advance(now_ms)
+                counters[number].correct(amount)
             elif kind in (_SETTLED, _EXPIRED, _RELEASED):
                 _, reservation_id, _, amounts, _ = record
                 reservation = self._open.pop(reservation_id, None)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from extproc.ledger.port import Account, Denied, Granted, Hold, Settlement, Standing
-from extproc.values.limit import NO_CEILING, Amounts
+from extproc.values.limit import NO_CEILING, NOTHING, Amounts, Limit
 
 
 @dataclass
@@ -36,8 +37,11 @@ class MemoryLedger:
         lease_until_ms: int,
     ) -> Granted | Denied:
         """See the port."""
-        if reservation_id in self._entries:
-            raise ValueError("made before")
+        known = self._entries.get(reservation_id)
+        if known is not None:
+            if known.ended:
+                raise ValueError("has ended")
+            return Granted([], [], NO_CEILING, NO_CEILING)
         full = [
             self._standing(hold, now_ms)
             for hold in account.holds
@@ -46,7 +50,7 @@ class MemoryLedger:
         if full:
             return Denied(full)
         self._entries[reservation_id] = _Entry(account.holds, amounts, now_ms, lease_until_ms)
-        return Granted([], [], NO_CEILING)
+        return Granted([], [], NO_CEILING, NO_CEILING)
 
     def settle(
         self, reservation_id: str, amounts: Amounts, now_ms: int, about: Mapping[str, object]
@@ -64,16 +68,36 @@ class MemoryLedger:
         entry = self._entries.get(reservation_id)
         if entry is None or entry.ended:
             return None
-        entry.amounts, entry.ended = (0, 0, 0, 0, 0), "released"
+        entry.amounts, entry.ended = NOTHING, "released"
         return Settlement(reservation_id, entry.amounts, False)
 
-    def renew(self, reservation_id: str, lease_until_ms: int) -> bool:
+    def renew(self, reservation_id: str, lease_until_ms: int, at_least: Amounts = NOTHING) -> bool:
         """See the port."""
         entry = self._entries.get(reservation_id)
         if entry is None or entry.ended:
             return False
         entry.lease_until_ms = lease_until_ms
+        entry.amounts = cast("Amounts", tuple(map(max, entry.amounts, at_least)))
         return True
+
+    def correct(
+        self, limit: Limit, scope_value: str, amount: int, now_ms: int, about: Mapping[str, object]
+    ) -> bool:
+        """See the port."""
+        hold = Hold(limit, scope_value, NO_CEILING)
+        settled = self.used(hold, now_ms) - self.used(hold, now_ms, open_only=True)
+        if settled + amount < 0:
+            return False
+        amounts = [0] * len(NOTHING)
+        amounts[limit.unit] = amount
+        self._entries[f"correction {len(self._entries)}"] = _Entry(
+            [hold], cast("Amounts", tuple(amounts)), now_ms, now_ms, "settled"
+        )
+        return True
+
+    def peek(self, holds: Sequence[Hold], now_ms: int) -> Sequence[Standing]:
+        """See the port."""
+        return [self._standing(hold, now_ms) for hold in holds]
 
     def expire(self, now_ms: int) -> Sequence[Settlement]:
         """See the port."""

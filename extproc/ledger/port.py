@@ -6,10 +6,11 @@ be sure refuses: it never guesses in the caller's favour.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from asyncio import Future
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from extproc.values.limit import Amounts, Limit
+from extproc.values.limit import NOTHING, Amounts, Limit
 
 
 class Hold(NamedTuple):
@@ -63,12 +64,14 @@ class Granted(NamedTuple):
     """All holds were taken."""
 
     remaining: Sequence[Remaining]
-    """Of the tightest request limit, token limit and money limit, in this order, as far as there
-    are such: what the answer's headers show."""
+    """Of the tightest request limit, token limit, strict money limit and statistical money limit,
+    in this order, as far as there are such: what the answer's headers show."""
     would_block: Sequence[str]
     """Rule ids of shadow limits that would have refused."""
     money_left_micro_usd: int
-    """The least that any enforced money limit has left."""
+    """The least that any enforced strict money limit has left."""
+    likely_left_micro_usd: int
+    """The least that any enforced statistical money limit has left."""
 
 
 class Denied(NamedTuple):
@@ -76,6 +79,9 @@ class Denied(NamedTuple):
 
     standings: Sequence[Standing]
     """Every hold that does not fit, in hold order."""
+
+
+Outcome = Granted | Denied
 
 
 class Settlement(NamedTuple):
@@ -92,7 +98,13 @@ class LedgerUnavailableError(Exception):
 
 
 class Ledger(Protocol):
-    """Counters with reservations. Every call is idempotent by reservation id."""
+    """Counters with reservations. Every call is idempotent by reservation id.
+
+    A store in this process answers at once. A remote one gives a future for what it must be asked
+    for (``reserve``, ``peek``), and takes what it must only be told (the ends of reservations) at
+    its word: those are journaled here and delivered when the store can be reached.
+    ``LedgerUnavailableError`` is raised, or is the future's exception, when there is no answer.
+    """
 
     def reserve(
         self,
@@ -101,10 +113,11 @@ class Ledger(Protocol):
         amounts: Amounts,
         now_ms: int,
         lease_until_ms: int,
-    ) -> Granted | Denied:
+    ) -> Outcome | Future[Outcome]:
         """Takes all holds of the account or none.
 
-        Raises ``ValueError`` for an id that was used before, and for amounts out of range.
+        Asked again with the id of a reservation that is open, it says ``Granted`` once more and
+        takes nothing. Raises ``ValueError`` for an id that has ended, and for amounts out of range.
         """
         ...
 
@@ -119,10 +132,55 @@ class Ledger(Protocol):
         """Gives everything back: only for an attempt that provably cost nothing."""
         ...
 
-    def renew(self, reservation_id: str, lease_until_ms: int) -> bool:
-        """Extends a live reservation's lease."""
+    def renew(self, reservation_id: str, lease_until_ms: int, at_least: Amounts = NOTHING) -> bool:
+        """Extends a live reservation's lease, and raises what it holds to ``at_least``, unit by
+        unit: a call that is known to have cost more already is held at that, as debt if need be.
+        False for a reservation that is not open."""
         ...
 
     def expire(self, now_ms: int) -> Sequence[Settlement]:
         """Ends reservations past their lease by *charging* them in full."""
+        ...
+
+    def correct(
+        self, limit: Limit, scope_value: str, amount: int, now_ms: int, about: Mapping[str, object]
+    ) -> bool:
+        """Appends a correction of mispriced history to a counter's current slot: ``amount`` is in
+        the limit's unit and may be negative, but takes nothing below zero (False then, and nothing
+        is changed). History itself is never edited."""
+        ...
+
+    def peek(
+        self, holds: Sequence[Hold], now_ms: int
+    ) -> Sequence[Standing] | Future[Sequence[Standing]]:
+        """Reads counters without changing them: what is settled and reserved of each hold now."""
+        ...
+
+    def counters(self) -> Iterable[tuple[str, str, str, int, int]]:
+        """(limit key, scope value, window, settled, reserved) of every counter this process has
+        a part in; of a shared store, this process's own part."""
+        ...
+
+    @property
+    def open_count(self) -> int:
+        """Reservations of this process that have not ended."""
+        ...
+
+    def flush(self) -> None:
+        """The durability point: what was granted before is durable when this returns.
+
+        Raises ``LedgerUnavailableError``; then no answer may leave.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Makes what was flushed survive the machine. Blocks: called from a thread."""
+        ...
+
+    def tend(self, now_ms: int) -> None:
+        """Bounded upkeep, about once a second."""
+        ...
+
+    def close(self) -> None:
+        """Gives everything free."""
         ...

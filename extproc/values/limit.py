@@ -16,6 +16,12 @@ class Unit(IntEnum):
     INPUT_TOKENS = 2
     OUTPUT_TOKENS = 3
     MICRO_USD = 4
+    """The proven worst case, until it is settled: what a ``strict`` budget counts."""
+    LIKELY_MICRO_USD = 5
+    """What the request will likely cost, until it is settled: for ``statistical`` budgets."""
+
+
+MONEY = (Unit.MICRO_USD, Unit.LIKELY_MICRO_USD)
 
 
 UNIT_BY_NAME = {
@@ -26,8 +32,11 @@ UNIT_BY_NAME = {
     "usd": Unit.MICRO_USD,
 }
 
-Amounts = tuple[int, int, int, int, int]
-"""Requests, tokens, input tokens, output tokens, micro-USD: indexed by ``Unit``."""
+Amounts = tuple[int, int, int, int, int, int]
+"""Requests, tokens, input tokens, output tokens, micro-USD at worst, micro-USD as likely: indexed
+by ``Unit``. What is settled costs the same in the last two."""
+
+NOTHING: Amounts = (0, 0, 0, 0, 0, 0)
 
 
 class Scope(StrEnum):
@@ -55,6 +64,26 @@ class BreachKind(StrEnum):
     DEGRADE = "degrade"
     FALLBACK_TO_CHEAPER = "fallback_to_cheaper"
     FALLBACK_TO = "fallback_to"
+
+
+class StoreFailure(StrEnum):
+    """What happens to a request while the store of its limit cannot be asked."""
+
+    CLOSED = "closed"
+    """Refused."""
+    OPEN = "open"
+    """Let go, uncounted. Never for money."""
+    EMERGENCY_QUOTA = "emergency_quota"
+    """Let go out of an allowance that was taken from the same limit ahead of time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Whom to tell when so much of a limit is used."""
+
+    at_pct: int
+    notify: tuple[str, ...]
+    """Channels, e.g. ``slack:#ai-budget-alerts``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +121,9 @@ class Limit:
     fallback_ceiling: int = 0
     """For budgets with a fallback: what traffic that is not on the fallback may use up to
     (``fallback_at_pct`` of the ceiling); equal to the ceiling for everything else."""
+    on_store_failure: StoreFailure = StoreFailure.CLOSED
+    emergency_amount: int = 0
+    """The allowance of one sidecar and scope value under ``emergency_quota``."""
+    max_wait_ms: int = 0
+    """How long ``queue_then_429`` lets a request wait."""
+    alerts: tuple[Alert, ...] = ()

@@ -35,7 +35,7 @@ def hold(limit: Limit, value: str = "") -> Hold:
 
 
 def amounts(tokens: int) -> tuple[int, int, int, int, int]:
-    return (1, tokens, tokens, 0, tokens * 10)
+    return (1, tokens, tokens, 0, tokens * 10, tokens * 10)
 
 
 @pytest.fixture(params=["memory", "embedded"])
