@@ -85,5 +85,7 @@ class Release(NamedTuple):
     reason: str
 
 
-Command = AwaitBody | Refuse | Answer | Reserve | Forward | SendAttempt
+Verdict = AwaitBody | Refuse | Answer | Forward | SendAttempt
+"""What is answered to Envoy at once."""
+Command = Verdict | Reserve
 EndCommand = Settle | Release

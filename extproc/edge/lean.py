@@ -125,6 +125,8 @@ class LeanConnection(asyncio.Protocol):
         self._service = service
         self._on_close = on_close
         self._write: Callable[[bytes], object] = _nowhere
+        self._later: Callable[[Callable[[], None]], object] | None = None
+        self._flushing_later = False
         self._close: Callable[[], object] = _nothing
         self._unread = b""
         self._greeted = False
@@ -149,11 +151,17 @@ class LeanConnection(asyncio.Protocol):
         """The socket is there."""
         # uvloop's transports implement asyncio.Transport without inheriting from it.
         stream = cast("asyncio.Transport", transport)
-        self.start(stream.write, stream.close)
+        self.start(stream.write, stream.close, asyncio.get_running_loop().call_soon)
 
-    def start(self, write: Callable[[bytes], object], close: Callable[[], object]) -> None:
-        """Where bytes go; sends our settings."""
-        self._write, self._close = write, close
+    def start(
+        self,
+        write: Callable[[bytes], object],
+        close: Callable[[], object],
+        later: Callable[[Callable[[], None]], object] | None = None,
+    ) -> None:
+        """Where bytes go; sends our settings. ``later`` calls back at the end of this turn of the
+        event loop: answers that a remote ledger lets go together leave together."""
+        self._write, self._close, self._later = write, close, later
         write(_GREETING)
 
     def data_received(self, data: bytes) -> None:
@@ -364,7 +372,7 @@ class LeanConnection(asyncio.Protocol):
     # -- writing ----------------------------------------------------------------------------------
 
     def send(self, stream: LeanStream, message: bytes, end: bool) -> None:
-        """Queues an answer. It leaves at the end of this read, or at once outside of one."""
+        """Queues an answer. It leaves at the end of this read or, outside of one, of this turn."""
         if stream.ended or self._closed:
             return
         out = self._out
@@ -395,7 +403,7 @@ class LeanConnection(asyncio.Protocol):
             if stream.half_closed and stream.queue is None:
                 self._streams.pop(stream.id, None)
         if not self._reading:
-            self._flush()
+            self._flush_soon()
 
     def fail(self, stream: LeanStream) -> None:
         """Ends a stream with INTERNAL."""
@@ -410,6 +418,18 @@ class LeanConnection(asyncio.Protocol):
         self._out.append(_INTERNAL_HEAD + name + _INTERNAL_BLOCK)
         self._streams.pop(stream.id, None)
         if not self._reading:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._later is None:
+            self._flush()
+        elif not self._flushing_later:
+            self._flushing_later = True
+            self._later(self._flush_later)
+
+    def _flush_later(self) -> None:
+        self._flushing_later = False
+        if not self._closed:
             self._flush()
 
     def _flush(self) -> None:

@@ -8,21 +8,14 @@ stream with an error.
 from __future__ import annotations
 
 import logging
+from asyncio import Future
+from functools import partial
 from random import Random
 from typing import Any
 
 from extproc.core import settlement
 from extproc.core.attempt import AttemptMachine
-from extproc.core.commands import (
-    Answer,
-    AwaitBody,
-    EndCommand,
-    Forward,
-    Refuse,
-    Reserve,
-    SendAttempt,
-    Settle,
-)
+from extproc.core.commands import Command, EndCommand, Forward, Refuse, Reserve, Settle, Verdict
 from extproc.core.events import AttemptStarted, RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import LEASE_MS, Gate
 from extproc.core.machine import RequestMachine
@@ -31,12 +24,13 @@ from extproc.edge.clock import Clock
 from extproc.edge.metrics import Metrics
 from extproc.edge.stream import Stream, StreamKind
 from extproc.envoy.ext_proc import ATTEMPT_HEADER, CLUSTER_ATTRIBUTE
-from extproc.ledger.embedded import EmbeddedLedger
-from extproc.ledger.port import Granted, LedgerUnavailableError
+from extproc.ledger.port import Granted, Ledger, LedgerUnavailableError, Outcome
 from extproc.pb import extproc_pb2 as pb
 from extproc.values.wire_names import ATTEMPT_LOG
 
 _log = logging.getLogger(__name__)
+
+Machine = RequestMachine | AttemptMachine
 
 _parse_request = pb.ProcessingRequest.FromString
 _parse_log = pb.StreamAccessLogsMessage.FromString
@@ -45,17 +39,17 @@ _parse_log = pb.StreamAccessLogsMessage.FromString
 class Sidecar:
     """What the three services share: one gate, one ledger, one clock."""
 
-    def __init__(self, gate: Gate, ledger: EmbeddedLedger, clock: Clock, draw: Random) -> None:
+    def __init__(self, gate: Gate, ledger: Ledger, clock: Clock, draw: Random) -> None:
         self.gate = gate
         self.ledger = ledger
         self.clock = clock
         self.draw = draw.random
         self.metrics = Metrics()
 
-    def reserve(self, command: Reserve) -> Reserved | None:
-        """Asks the ledger; None when it cannot say."""
+    def reserve(self, command: Reserve) -> Outcome | Future[Outcome] | None:
+        """Asks the ledger; None when it cannot say, a future when it must be asked elsewhere."""
         try:
-            outcome = self.ledger.reserve(
+            return self.ledger.reserve(
                 command.reservation_id,
                 command.account,
                 command.amounts,
@@ -64,9 +58,6 @@ class Sidecar:
             )
         except LedgerUnavailableError:
             return None
-        if isinstance(outcome, Granted) and outcome.would_block:
-            self.metrics.would_block.update(outcome.would_block)
-        return Reserved(outcome, command.now_ms)
 
     def end(self, commands: list[EndCommand], now_ms: int) -> None:
         """Carries out what a settlement decided."""
@@ -99,12 +90,69 @@ class _Service:
         """See ``Service``: no answer leaves before its reservation is durable."""
         self._sidecar.ledger.flush()
 
+
+class _DecidingService(_Service):
+    """Carries a machine's commands out until one of them is an answer."""
+
     def closed(self, stream: Stream) -> None:
-        """Envoy gave the stream up. What was reserved is settled by the access log, or by lease."""
+        """Envoy gave the stream up. What was reserved is settled by the access log, or by lease;
+        what is being reserved is given back when the ledger answers."""
         stream.state = None
 
+    def _go_on(self, stream: Stream, machine: Machine, command: Command) -> None:
+        try:
+            while isinstance(command, Reserve):
+                outcome = self._sidecar.reserve(command)
+                if isinstance(outcome, Future):
+                    outcome.add_done_callback(partial(self._reserved, stream, machine, command))
+                    return
+                command = self._told(machine, command, outcome)
+            self._answer(stream, command)
+        except Exception:  # noqa: BLE001  fail closed, whatever it is
+            self._fail_closed(stream, machine)
 
-class RequestService(_Service):
+    def _reserved(
+        self, stream: Stream, machine: Machine, command: Reserve, future: Future[Outcome]
+    ) -> None:
+        """A remote ledger has answered."""
+        try:
+            outcome = _result(future)
+            if stream.state is None:
+                if isinstance(outcome, Granted):
+                    now_ms = self._sidecar.clock.now_ms()
+                    self._sidecar.ledger.release(command.reservation_id, now_ms, "caller left")
+                return
+            following = self._told(machine, command, outcome)
+        except Exception:  # noqa: BLE001  fail closed, whatever it is
+            self._fail_closed(stream, machine)
+            return
+        self._go_on(stream, machine, following)
+
+    def _told(self, machine: Machine, command: Reserve, outcome: Outcome | None) -> Command:
+        """What the machine makes of the ledger's answer."""
+        if outcome is None:
+            return machine.on_ledger_failed()
+        if isinstance(outcome, Granted) and outcome.would_block:
+            self._sidecar.metrics.would_block.update(outcome.would_block)
+        return machine.on_reserved(Reserved(outcome, command.now_ms))
+
+    def _answer(self, stream: Stream, command: Verdict) -> None:
+        metrics = self._sidecar.metrics
+        answer, end = codec.encode(command)
+        if isinstance(command, Forward):
+            metrics.admitted += 1
+        elif isinstance(command, Refuse):
+            metrics.refused[command.refusal.code] += 1
+        stream.send(answer, end=end)
+
+    def _fail_closed(self, stream: Stream, machine: Machine) -> None:
+        self._sidecar.fault("a decision")
+        refuse = machine.refuse_internal_error()
+        self._sidecar.metrics.refused[refuse.refusal.code] += 1
+        stream.send(codec.encode_refuse(refuse), end=True)
+
+
+class RequestService(_DecidingService):
     """ext_proc on the listener: one stream per request."""
 
     def message(self, stream: Stream, data: bytes) -> None:
@@ -122,14 +170,14 @@ class RequestService(_Service):
             stream.fail()
             return
         try:
-            command = self._decide(machine, event)
-            answer, end = codec.encode(command)
+            if isinstance(event, RequestHeaders):
+                command: Command = machine.on_headers(event)
+            else:
+                command = machine.on_body(event)
         except Exception:  # noqa: BLE001  fail closed, whatever it is
-            self._sidecar.fault("a decision")
-            refusal = machine.refuse_internal_error()
-            self._sidecar.metrics.refused[refusal.refusal.code] += 1
-            answer, end = codec.encode_refuse(refusal), True
-        stream.send(answer, end=end)
+            self._fail_closed(stream, machine)
+            return
+        self._go_on(stream, machine, command)
 
     def _headers(self, data: bytes) -> RequestHeaders | None:
         message = _parse_request(data)
@@ -148,33 +196,8 @@ class RequestService(_Service):
             body = message.request_body.body
         return RequestBody(body, self._sidecar.clock.now_ms(), self._sidecar.draw())
 
-    def _decide(
-        self, machine: RequestMachine, event: RequestHeaders | RequestBody
-    ) -> AwaitBody | Answer | Refuse | Forward:
-        sidecar = self._sidecar
-        if isinstance(event, RequestHeaders):
-            return self._counted(machine.on_headers(event))
-        command = machine.on_body(event)
-        while isinstance(command, Reserve):
-            reserved = sidecar.reserve(command)
-            if reserved is None:
-                command = machine.on_ledger_failed()
-            else:
-                command = machine.on_reserved(reserved)
-        return self._counted(command)
 
-    def _counted(
-        self, command: AwaitBody | Answer | Refuse | Forward
-    ) -> AwaitBody | Answer | Refuse | Forward:
-        metrics = self._sidecar.metrics
-        if isinstance(command, Forward):
-            metrics.admitted += 1
-        elif isinstance(command, Refuse):
-            metrics.refused[command.refusal.code] += 1
-        return command
-
-
-class AttemptService(_Service):
+class AttemptService(_DecidingService):
     """ext_proc on a wrapper cluster: one stream per attempt after the first."""
 
     def message(self, stream: Stream, data: bytes) -> None:
@@ -190,27 +213,22 @@ class AttemptService(_Service):
             stream.fail()
             return
         try:
-            command = self._decide(machine, message.request_body.body)
-            answer, _ = codec.encode(command)
+            body, now_ms = message.request_body.body, self._sidecar.clock.now_ms()
+            command: Command = machine.on_body(body, now_ms)
         except Exception:  # noqa: BLE001  fail closed, whatever it is
-            self._sidecar.fault("an attempt's decision")
-            answer = codec.encode_refuse(machine.refuse_internal_error())
-        stream.send(answer, end=True)
-
-    def _decide(self, machine: AttemptMachine, body: bytes) -> SendAttempt | Refuse:
-        command = machine.on_body(body, self._sidecar.clock.now_ms())
-        if isinstance(command, Reserve):
-            reserved = self._sidecar.reserve(command)
-            if reserved is None:
-                return machine.on_ledger_failed()
-            return machine.on_reserved(reserved)
-        return command
+            self._fail_closed(stream, machine)
+            return
+        self._go_on(stream, machine, command)
 
 
 class AccessLogService(_Service):
     """Envoy's access logs: what became of requests and attempts."""
 
     kind = StreamKind.CLIENT
+
+    def closed(self, stream: Stream) -> None:
+        """Envoy opens another when it has more to tell."""
+        stream.state = None
 
     def message(self, stream: Stream, data: bytes) -> None:
         """A batch of entries. One bad entry does not lose the others."""
@@ -244,6 +262,14 @@ class AccessLogService(_Service):
         else:
             ended = codec.decode_request_ended(entry, now_ms)
             sidecar.end(settlement.request_ended(sidecar.gate, ended), now_ms)
+
+
+def _result(future: Future[Outcome]) -> Outcome | None:
+    """What a future brought; None when the ledger could not say."""
+    try:
+        return future.result()
+    except LedgerUnavailableError:
+        return None
 
 
 def _phase(message: pb.ProcessingRequest) -> str:
