@@ -25,7 +25,7 @@ from extproc.core.generation import Generation
 from extproc.edge.clock import Clock
 from extproc.edge.codec import AWAIT_BODY_MESSAGE
 from extproc.edge.grpcio_transport import GrpcioServer
-from extproc.edge.lean import LeanServer
+from extproc.edge.lean_server import LeanServer
 from extproc.edge.services import RequestService, Sidecar
 from extproc.edge.stream import Service, Stream, StreamKind
 from extproc.envoy.delivery import FileDelivery

@@ -21,7 +21,7 @@ from extproc.edge.admin import Admin
 from extproc.edge.allocator import keep_freed_blocks
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
-from extproc.edge.lean import LeanServer
+from extproc.edge.lean_server import LeanServer
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
 from extproc.envoy.delivery import FileDelivery

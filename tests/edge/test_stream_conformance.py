@@ -12,7 +12,7 @@ import pytest
 from grpc import aio
 
 from extproc.edge.grpcio_transport import ACCESS_LOG, EXT_PROC, GrpcioServer
-from extproc.edge.lean import LeanServer
+from extproc.edge.lean_server import LeanServer
 from extproc.edge.stream import StreamKind
 
 OPTIONS = (

@@ -22,7 +22,7 @@ from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
-from extproc.edge.lean import LeanServer
+from extproc.edge.lean_server import LeanServer
 from extproc.edge.services import RequestService, Sidecar
 from extproc.edge.sidecar_process import _watch_loop
 from extproc.edge.stream import StreamKind

@@ -21,7 +21,7 @@ import httpx
 
 from extproc.core import settlement
 from extproc.edge import codec
-from extproc.edge.lean import LeanServer
+from extproc.edge.lean_server import LeanServer
 from extproc.edge.stream import StreamKind
 from extproc.edge.supervisor import free_port
 from extproc.envoy.delivery import FileDelivery
