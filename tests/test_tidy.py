@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for path in sorted((ROOT / "extproc").rglob("*.py")) if "pb" not in path.parts]
 MAX_MODULE_LINES = 570
-"""The goal is 400; the lean transport and the reader of policy documents are above it."""
+"""The goal is 400; the lean transport and the embedded ledger are above it."""
 MAX_FUNCTION_LINES = 75
 WITHOUT_A_TEST_FILE = (
     "core/attempt.py",
@@ -47,7 +47,7 @@ WITHOUT_A_TEST_FILE = (
     "ledger/memory.py",
     "ledger/port.py",
     "policy/catalogue.py",
-    "policy/document.py",
+    "policy/drafts.py",
     "policy/loader.py",
     "policy/matching.py",
     "policy/models.py",

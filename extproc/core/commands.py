@@ -60,6 +60,8 @@ class Forward(NamedTuple):
     remove_headers: Sequence[str]
     """Present headers to strip that the route does not strip by itself."""
     now_ms: int
+    notes: Sequence[tuple[str, str]] = ()
+    """What else the answer's headers shall say: keys of ``ANSWER_HEADERS``, and values."""
 
 
 class SendAttempt(NamedTuple):

@@ -308,6 +308,7 @@ class RequestMachine:
             granted.remaining,
             self._remove,
             self._now_ms,
+            (("degraded", granted.degraded),) if granted.degraded else (),
         )
 
     def _forward_free(self) -> Forward:

@@ -165,7 +165,12 @@ def encode_forward(command: Forward) -> bytes:
     headers = fixed[0] + _content_length(len(body))
     if command.remove_headers:
         headers += b"".join([_field(2, name.encode()) for name in command.remove_headers])
-    verdict = _field(5, fixed[1] + _limit_entries(command))
+    said = _limit_entries(command)
+    if command.notes:
+        said += b"".join(
+            [_string(key.encode(), _text(text).encode()) for key, text in command.notes]
+        )
+    verdict = _field(5, fixed[1] + said)
     namespace = _field(8, _field(1, _NAMESPACE + _field(2, verdict)))
     return _body_response(headers, body, b"\x28\x01", namespace)  # clear_route_cache
 

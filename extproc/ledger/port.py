@@ -72,6 +72,8 @@ class Granted(NamedTuple):
     """The least that any enforced strict money limit has left."""
     likely_left_micro_usd: int
     """The least that any enforced statistical money limit has left."""
+    degraded: str = ""
+    """Empty; or why the store could not be asked, where rules let the request go without it."""
 
 
 class Denied(NamedTuple):

@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from extproc.policy.document import (
-    KINDS,
-    READERS,
+from extproc.policy.document import READERS
+from extproc.policy.drafts import (
     CredentialDraft,
     Drafts,
     LimitDraft,
@@ -33,7 +32,7 @@ from extproc.policy.snapshot import (
 )
 from extproc.policy.yaml_text import YamlError, parse_documents
 from extproc.values.dialect import CALLER_DIALECTS, Dialect
-from extproc.values.limit import UNIT_BY_NAME, Breach, BreachKind, Limit, Scope
+from extproc.values.limit import UNIT_BY_NAME, Breach, BreachKind, Limit, Scope, Unit
 
 MAX_FILES = 1_000
 MAX_RULES = 50_000
@@ -84,7 +83,7 @@ def _read(files: Mapping[str, bytes], findings: Findings) -> Drafts:
         reader = READERS.get(kind)
         if reader is None:
             if kind:
-                known = ", ".join(KINDS)
+                known = ", ".join(READERS)
                 document.error("type", "bad_type", f"{kind[:80]!r} is no type; one of {known}")
             continue
         reader(document, drafts)
@@ -131,6 +130,7 @@ class _Compiler:
             index=LimitIndex(limits),
             fallbacks=self._fallbacks(),
             default_max_output_tokens=drafts.default_max_output_tokens,
+            min_output_tokens=drafts.min_output_tokens,
             warnings=tuple(self._findings.warnings),
         )
 
@@ -365,10 +365,11 @@ class _Compiler:
 
 
 def _limit(draft: LimitDraft, unit_name: str, ceiling: int) -> Limit:
+    unit = Unit.LIKELY_MICRO_USD if draft.statistical else UNIT_BY_NAME[unit_name]
     return Limit(
         rule_id=draft.id,
         key=f"{draft.id}/{unit_name}",
-        unit=UNIT_BY_NAME[unit_name],
+        unit=unit,
         ceiling=ceiling,
         window=draft.window,
         scope=draft.scope,
@@ -376,6 +377,11 @@ def _limit(draft: LimitDraft, unit_name: str, ceiling: int) -> Limit:
         enforced=draft.enforced,
         is_budget=draft.is_budget,
         fallback_ceiling=ceiling * draft.fallback_at_pct // 100,
+        on_store_failure=draft.on_store_failure,
+        emergency_amount=ceiling * draft.emergency_pct // 100,
+        max_wait_ms=draft.max_wait_ms,
+        alerts=draft.alerts,
+        renamed_from=f"{draft.renamed_from}/{unit_name}" if draft.renamed_from else "",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -12,6 +13,10 @@ from extproc.policy.yaml_text import Node
 
 MAX_FINDINGS = 100
 """More help nobody; a binary file would give thousands."""
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
+"""What rules, targets and virtual models may be called: safe in a header, a log line and a key."""
 
 
 class Findings:
@@ -88,6 +93,15 @@ class Section:
             self.wrong(node.line, key, "text", node)
             return default
         return node.value
+
+    def identifier(self) -> str:
+        """The ``id`` of a rule or a target."""
+        value = self.text("id", required=True)
+        if value and not NAME.fullmatch(value):
+            self.error(
+                "id", "bad_id", f"{value[:80]!r} is no usable id: letters, digits . _ : / @ -"
+            )
+        return value
 
     def choice(self, key: str, choices: Sequence[str], default: str) -> str:
         """One of some words."""

@@ -170,5 +170,8 @@ class PolicySnapshot:
     a model family (same canonical model), a whole virtual model for its name."""
     default_max_output_tokens: int = 4096
     """Injected where the caller names no maximum and the model has none lower."""
+    min_output_tokens: int = 256
+    """The floor of clamping: an answer cut shorter than this helps nobody, so the breach action
+    runs instead."""
     store: str = "embedded"
     warnings: tuple[Finding, ...] = ()

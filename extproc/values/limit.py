@@ -127,3 +127,5 @@ class Limit:
     max_wait_ms: int = 0
     """How long ``queue_then_429`` lets a request wait."""
     alerts: tuple[Alert, ...] = ()
+    renamed_from: str = ""
+    """The key under which usage was counted before the rule got its present id."""

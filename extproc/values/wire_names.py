@@ -27,6 +27,10 @@ ANSWER_HEADERS = {
     "rl_rt": "x-ratelimit-remaining-tokens",
     "rl_tt": "x-ratelimit-reset-tokens",
     "budget": "x-budget-remaining-usd",
+    "clamped": "x-tfy-clamped",
+    "degraded": "x-tfy-degraded",
+    "queued": "x-tfy-queued-ms",
+    "overflow": "x-tfy-fallback-from",
 }
 """Metadata key to the response header that shows it."""
 

@@ -1,0 +1,98 @@
+"""What the documents of a policy folder say, as written: names are not resolved yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from extproc.policy.matching import Condition
+from extproc.policy.reading import Section
+from extproc.policy.snapshot import BreakerPolicy, CredentialRef, EnvelopeRules
+from extproc.values.dialect import Dialect
+from extproc.values.limit import Alert, Breach, Scope, StoreFailure
+from extproc.values.money import Price
+from extproc.values.window import Window
+
+
+@dataclass(slots=True)
+class LimitDraft:
+    """One rate rule or budget as written, with its ceilings by unit."""
+
+    section: Section
+    id: str
+    ceilings: list[tuple[str, int]]
+    window: Window
+    scope: tuple[Scope, ...]
+    conditions: tuple[Condition, ...]
+    breach: Breach
+    breach_key: str
+    enforced: bool
+    is_budget: bool
+    max_wait_ms: int
+    on_store_failure: StoreFailure
+    emergency_pct: int
+    alerts: tuple[Alert, ...]
+    renamed_from: str
+    fallback_at_pct: int = 100
+    statistical: bool = False
+
+
+@dataclass(slots=True)
+class TargetDraft:
+    """One target as written."""
+
+    section: Section
+    id: str
+    provider: str
+    model: str
+    timeout_ms: int
+    weight: int
+
+
+@dataclass(slots=True)
+class ModelDraft:
+    """One virtual model as written."""
+
+    section: Section
+    name: str
+    rules: list[TargetDraft]
+    fallbacks: list[TargetDraft]
+    breaker: BreakerPolicy
+
+
+@dataclass(slots=True)
+class ProviderDraft:
+    """One provider as written."""
+
+    section: Section
+    name: str
+    urls: dict[Dialect, str]
+    credential: CredentialRef | None
+    demo: bool
+
+
+@dataclass(slots=True)
+class CredentialDraft:
+    """One credential as written."""
+
+    section: Section
+    id: str
+    sha256: bytes
+    claims: dict[str, tuple[str, ...]]
+    defaults: dict[str, str]
+    models: tuple[str, ...] | None
+    max_sessions: int
+
+
+@dataclass(slots=True)
+class Drafts:
+    """Everything a folder says."""
+
+    limits: list[LimitDraft] = field(default_factory=list)
+    models: list[ModelDraft] = field(default_factory=list)
+    providers: list[ProviderDraft] = field(default_factory=list)
+    credentials: list[CredentialDraft] = field(default_factory=list)
+    prices: dict[tuple[str, str], Price] = field(default_factory=dict)
+    envelope: EnvelopeRules | None = None
+    default_max_output_tokens: int = 4096
+    min_output_tokens: int = 256
+    prefix: str = "x-tfy-"

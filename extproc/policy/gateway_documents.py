@@ -1,0 +1,180 @@
+"""Envelope, credentials, providers, prices and the rest, as written."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from urllib.parse import urlsplit
+
+from extproc.policy.drafts import CredentialDraft, Drafts, ProviderDraft
+from extproc.policy.prices import micro_usd_per_mtok
+from extproc.policy.reading import Section
+from extproc.policy.snapshot import CredentialRef, EnvelopeRules
+from extproc.values.dialect import Dialect
+from extproc.values.envelope import ENVELOPE_FIELDS
+from extproc.values.money import Price, Rates
+
+
+def read_gateway(document: Section, drafts: Drafts) -> None:
+    """``type: gateway-config``."""
+    document.text("name", required=True)
+    envelope = document.section("envelope")
+    if envelope is not None:
+        drafts.envelope = _envelope(envelope)
+    defaults = document.section("defaults")
+    if defaults is not None:
+        drafts.default_max_output_tokens = defaults.integer("max_output_tokens", 4096, 1, 1_000_000)
+        drafts.min_output_tokens = defaults.integer("min_output_tokens", 256, 1, 1_000_000)
+        defaults.done()
+    for credential in document.sections("credentials"):
+        drafts.credentials.append(_credential(credential))
+    providers = document.section("providers")
+    if providers is not None:
+        for name, node in providers.items():
+            drafts.providers.append(
+                _provider(name, Section(node, document.file, document.findings, f"provider {name}"))
+            )
+    for price in document.sections("prices"):
+        _price(price, drafts)
+    if document.node("channels") is not None:
+        document.warning("channels", "pending_alerts", "alerts are not built yet: none is sent")
+    if document.text("store", "embedded") != "embedded":
+        document.error("store", "pending_store", "only the embedded store is built yet")
+
+
+def _envelope(section: Section) -> EnvelopeRules:
+    prefix = section.text("prefix", "X-TFY-").lower()
+    if not re.fullmatch(r"x-[a-z0-9-]{1,30}-", prefix) or prefix.startswith(("x-tw-", "x-envoy-")):
+        section.error("prefix", "bad_prefix", f"{prefix[:80]!r} must look like X-NAME-")
+        prefix = "x-tfy-"
+    required: dict[str, tuple[str, ...]] = {}
+    node = section.section("required")
+    if node is not None:
+        for environment, fields in node.items():
+            names = node.texts_of(environment, fields)
+            for name in names:
+                if name not in ENVELOPE_FIELDS:
+                    node.error(environment, "unknown_field", f"{name[:80]!r} is no envelope field")
+            required[environment] = tuple(name for name in names if name in ENVELOPE_FIELDS)
+    section.done()
+    return EnvelopeRules(prefix, required)
+
+
+def _credential(section: Section) -> CredentialDraft:
+    digest = section.text("sha256", required=True)
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        section.error(
+            "sha256", "bad_sha256", "sha256 must be 64 hex digits; see `tokenweir keys new`"
+        )
+        digest = "0" * 64
+    claims: dict[str, tuple[str, ...]] = {}
+    node = section.section("claims")
+    if node is not None:
+        for key in ("team", "user_id", "projects", "environments", "workflow_tags", "cost_centers"):
+            claims[key] = node.texts(key)
+        node.done()
+    defaults: dict[str, str] = {}
+    default_section = section.section("defaults")
+    if default_section is not None:
+        for name in ENVELOPE_FIELDS:
+            if name in default_section:
+                defaults[name] = default_section.text(name)
+        default_section.done()
+    draft = CredentialDraft(
+        section,
+        section.identifier(),
+        bytes.fromhex(digest),
+        claims,
+        defaults,
+        section.texts("models") if "models" in section else None,
+        section.integer("max_sessions", 100_000, 1, 10_000_000),
+    )
+    section.done()
+    return draft
+
+
+def _provider(name: str, section: Section) -> ProviderDraft:
+    urls: dict[Dialect, str] = {}
+    endpoints = section.section("endpoints")
+    dialect_text = section.text("dialect")
+    base_url = section.text("base_url")
+    if endpoints is not None:
+        for key, node in endpoints.items():
+            text = node.value if isinstance(node.value, str) else ""
+            _add_url(endpoints, key, key, text, urls)
+        endpoints.done()
+    if dialect_text:
+        _add_url(section, "dialect", dialect_text, base_url, urls)
+    elif not urls:
+        section.error(
+            "", "missing_key", f"provider {name} needs dialect and base_url, or endpoints"
+        )
+    for key in ("region", "project", "on_disconnect"):
+        section.text(key)
+    demo = section.choice("demo", ("auto", "off"), "off") == "auto"
+    draft = ProviderDraft(section, name, urls, _reference(section), demo)
+    section.done()
+    return draft
+
+
+def _add_url(
+    section: Section, key: str, dialect_text: str, url: str, urls: dict[Dialect, str]
+) -> None:
+    try:
+        dialect = Dialect(dialect_text)
+    except ValueError:
+        known = ", ".join(Dialect)
+        section.error(key, "bad_dialect", f"{dialect_text[:80]!r} is no dialect; one of {known}")
+        return
+    if not url and dialect in (Dialect.BEDROCK, Dialect.GEMINI):
+        return  # served by region; translated dialects come later and are warned of per target
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
+        sound = sound and parts.port != 0 and not parts.username
+    except ValueError:
+        sound = False
+    if sound:
+        urls[dialect] = url
+    elif dialect in (Dialect.OPENAI, Dialect.ANTHROPIC):
+        section.error(key, "bad_url", f"{url[:80]!r} is no http(s) URL")
+
+
+def _reference(section: Section) -> CredentialRef | None:
+    text = section.text("credential")
+    if not text:
+        return None
+    kind, _, name = text.partition(":")
+    if kind not in ("env", "file") or not name:
+        # The text may be the secret itself: it is not repeated.
+        section.error("credential", "literal_secret", "credential must be env:NAME or file:PATH")
+        return None
+    return CredentialRef(kind, name)
+
+
+def _price(section: Section, drafts: Drafts) -> None:
+    provider = section.text("provider", required=True)
+    model = section.text("model", required=True)
+    plain = section.decimal("input_usd_per_mtok", required=True) or Decimal(0)
+    output = section.decimal("output_usd_per_mtok", required=True) or Decimal(0)
+    cached = section.decimal("cached_input_usd_per_mtok")
+    written = section.decimal("cache_write_usd_per_mtok")
+    context = section.integer("context_tokens", 0, 0, 100_000_000)
+    maximum = section.integer("max_output_tokens", 0, 0, 100_000_000)
+    as_of = section.text("as_of")
+    source = section.text("source", f"{section.file}:{section.line}")
+    section.done()
+    if (provider, model) in drafts.prices:
+        section.error("model", "duplicate_price", f"{provider}/{model} is priced twice")
+    drafts.prices[provider, model] = Price(
+        rates=Rates(
+            micro_usd_per_mtok(plain),
+            micro_usd_per_mtok(output),
+            micro_usd_per_mtok(plain if cached is None else cached),
+            micro_usd_per_mtok(plain if written is None else written),
+        ),
+        context_tokens=context or None,
+        max_output_tokens=maximum or None,
+        as_of=as_of,
+        source=source,
+    )

@@ -1,0 +1,245 @@
+"""Rate rules and budgets, as written."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from extproc.policy.drafts import Drafts, LimitDraft
+from extproc.policy.matching import MATCH_FIELDS, Condition
+from extproc.policy.reading import Section
+from extproc.values.envelope import ENVELOPE_FIELDS
+from extproc.values.limit import (
+    UNIT_BY_NAME,
+    Alert,
+    Breach,
+    BreachKind,
+    Scope,
+    StoreFailure,
+)
+from extproc.values.money import MAX_AMOUNT, MICRO_USD_PER_USD
+from extproc.values.window import SlidingWindow, Window, parse_window
+
+_SUBJECT_FIELD = {
+    "user": "user_id",
+    "team": "team",
+    "project": "project",
+    "credential": "credential",
+}
+
+
+MAX_WAIT_MS = 60_000
+"""Clients' own timeouts, and proxies before us, are of this order; a longer wait is an outage."""
+DEFAULT_WAIT_MS = 10_000
+DEFAULT_EMERGENCY_PCT = 1
+"""Of the ceiling, for each sidecar and scope value: nobody else can use what is set aside."""
+DEFAULT_FALLBACK_PCT = 90
+"""The last share of a budget with a fallback is for cheaper targets only."""
+
+
+def read_rate_limits(document: Section, drafts: Drafts) -> None:
+    """``type: gateway-rate-limit-config``."""
+    document.text("name", required=True)
+    for rule in document.sections("rules", required=True):
+        limit = rule.section("limit", required=True)
+        window: Window = SlidingWindow(60_000)
+        ceilings: list[tuple[str, int]] = []
+        if limit is not None:
+            window = _window(limit, "UTC")
+            ceilings = _ceilings(limit)
+            limit.done()
+        conditions = _when(rule, drafts)
+        scope = _scopes(rule, rule.node("scope"))
+        drafts.limits.append(
+            _limit_draft(rule, ceilings, window, scope, conditions, "on_breach", is_budget=False)
+        )
+        rule.done()
+
+
+def read_budgets(document: Section, drafts: Drafts) -> None:
+    """``type: gateway-budget-config``."""
+    document.text("name", required=True)
+    for budget in document.sections("budgets", required=True):
+        ceiling = budget.decimal("ceiling_usd", required=True)
+        window = _window(budget, budget.text("timezone", "UTC"))
+        conditions = _when(budget, drafts)
+        scope_node = budget.node("scope")
+        scope: tuple[Scope, ...] = ()
+        if scope_node is not None and isinstance(scope_node.value, dict):
+            conditions += _match(Section(scope_node, budget.file, budget.findings, "scope"), drafts)
+        else:
+            scope = _scopes(budget, scope_node)
+        scope += _scopes(budget, budget.node("per"))
+        ceilings = [("usd", _micro_usd(budget, "ceiling_usd", ceiling))]
+        draft = _limit_draft(
+            budget, ceilings, window, scope, conditions, "on_exceed", is_budget=True
+        )
+        mode = budget.choice("mode", ("strict", "statistical"), "strict")
+        draft.statistical = mode == "statistical"
+        fallback = draft.breach.kind in (BreachKind.FALLBACK_TO, BreachKind.FALLBACK_TO_CHEAPER)
+        default_pct = DEFAULT_FALLBACK_PCT if fallback else 100
+        draft.fallback_at_pct = budget.integer("fallback_at_pct", default_pct, 1, 100)
+        drafts.limits.append(draft)
+        budget.done()
+
+
+def _limit_draft(
+    section: Section,
+    ceilings: list[tuple[str, int]],
+    window: Window,
+    scope: tuple[Scope, ...],
+    conditions: tuple[Condition, ...],
+    breach_key: str,
+    *,
+    is_budget: bool,
+) -> LimitDraft:
+    """What rate rules and budgets have in common."""
+    counts_money = is_budget or any(unit == "usd" for unit, _ in ceilings)
+    return LimitDraft(
+        section=section,
+        id=section.identifier(),
+        ceilings=ceilings,
+        window=window,
+        scope=scope,
+        conditions=conditions,
+        breach=_breach(section, breach_key),
+        breach_key=breach_key,
+        enforced=section.choice("enforce", ("enforce", "shadow"), "enforce") == "enforce",
+        is_budget=is_budget,
+        max_wait_ms=_duration_ms(section, "max_wait", DEFAULT_WAIT_MS, MAX_WAIT_MS),
+        on_store_failure=_store_failure(section, counts_money=counts_money),
+        emergency_pct=section.integer("emergency_quota_pct", DEFAULT_EMERGENCY_PCT, 1, 50),
+        alerts=_alerts(section),
+        renamed_from=section.text("renamed_from"),
+    )
+
+
+def _duration_ms(section: Section, key: str, default_ms: int, longest_ms: int) -> int:
+    text = section.text(key)
+    if not text:
+        return default_ms
+    try:
+        window = parse_window(text)
+    except ValueError:
+        window = SlidingWindow(0)
+    if isinstance(window, SlidingWindow) and 0 < window.length_ms <= longest_ms:
+        return window.length_ms
+    section.error(
+        key, "bad_duration", f"{key} must be like 10s, at most {longest_ms // 1000}s: {text[:80]!r}"
+    )
+    return default_ms
+
+
+def _store_failure(section: Section, *, counts_money: bool) -> StoreFailure:
+    failure = StoreFailure(
+        section.choice("on_store_failure", tuple(StoreFailure), StoreFailure.CLOSED)
+    )
+    if counts_money and failure is StoreFailure.OPEN:
+        section.error(
+            "on_store_failure",
+            "open_money",
+            "a limit in dollars cannot be open while its store is away: closed or emergency_quota",
+        )
+    return failure
+
+
+def _window(section: Section, zone: str) -> Window:
+    text = section.text("window", required=True)
+    try:
+        return parse_window(text, zone) if text else SlidingWindow(60_000)
+    except ValueError as error:
+        section.error("window", "bad_window", str(error))
+        return SlidingWindow(60_000)
+
+
+def _ceilings(limit: Section) -> list[tuple[str, int]]:
+    ceilings = []
+    for unit in UNIT_BY_NAME:
+        if unit in limit:
+            if unit == "usd":
+                ceilings.append((unit, _micro_usd(limit, unit, limit.decimal(unit))))
+            else:
+                ceilings.append((unit, limit.integer(unit, 0, 0, MAX_AMOUNT)))
+    if not ceilings:
+        limit.error("", "missing_key", f"limit needs one of {', '.join(UNIT_BY_NAME)}")
+    return ceilings
+
+
+def _micro_usd(section: Section, key: str, usd: Decimal | None) -> int:
+    micro_usd = int((usd or Decimal(0)) * MICRO_USD_PER_USD)
+    if micro_usd > MAX_AMOUNT:
+        section.error(key, "out_of_range", f"{key} is above nine billion dollars: {usd}")
+    return micro_usd
+
+
+def _scopes(section: Section, node: Any) -> tuple[Scope, ...]:
+    scopes = []
+    for name in section.texts_of("scope", node) if node is not None else ():
+        try:
+            scopes.append(Scope(name))
+        except ValueError:
+            known = ", ".join(Scope)
+            section.findings.error(
+                section.file, node.line, "bad_scope", f"{name[:80]!r} is no scope; one of {known}"
+            )
+    return tuple(scopes)
+
+
+def _when(section: Section, drafts: Drafts) -> tuple[Condition, ...]:
+    when = section.section("when")
+    return _match(when, drafts) if when is not None else ()
+
+
+def _match(match: Section, drafts: Drafts) -> tuple[Condition, ...]:
+    conditions = []
+    metadata = match.section("metadata")
+    if metadata is not None:
+        for key, node in metadata.items():
+            name = key.lower().removeprefix(drafts.prefix).replace("-", "_")
+            if name not in ENVELOPE_FIELDS:
+                metadata.error(key, "unknown_field", f"{key[:80]!r} is no envelope header")
+                continue
+            conditions.append(_condition(name, metadata.texts_of(key, node)))
+    subjects = match.section("subjects")
+    if subjects is not None:
+        kind = subjects.choice("type", tuple(_SUBJECT_FIELD), "user")
+        conditions.append(_condition(_SUBJECT_FIELD[kind], subjects.texts("names")))
+        subjects.done()
+    for key, name in (
+        ("models", "model"),
+        ("providers", "provider"),
+        ("credentials", "credential"),
+    ):
+        if key in match:
+            conditions.append(_condition(name, match.texts(key)))
+    match.done()
+    return tuple(conditions)
+
+
+def _condition(name: str, texts: tuple[str, ...]) -> Condition:
+    prefixes = tuple(text[:-1] for text in texts if text.endswith("*"))
+    values = frozenset(text for text in texts if not text.endswith("*"))
+    return Condition(MATCH_FIELDS.index(name), values, prefixes)
+
+
+def _breach(section: Section, key: str) -> Breach:
+    text = section.text(key, "hard_block")
+    for kind in BreachKind:
+        if text == kind and kind is not BreachKind.FALLBACK_TO:
+            return Breach(kind)
+    name = text.removeprefix("fallback_to_")
+    if name and name != text:
+        return Breach(BreachKind.FALLBACK_TO, name)
+    known = ", ".join(kind for kind in BreachKind if kind is not BreachKind.FALLBACK_TO)
+    section.error(key, "bad_action", f"{text[:80]!r} is no action: {known}, fallback_to_NAME")
+    return Breach(BreachKind.HARD_BLOCK)
+
+
+def _alerts(section: Section) -> tuple[Alert, ...]:
+    alerts = []
+    for alert in section.sections("alerts"):
+        alerts.append(Alert(alert.integer("at_pct", 100, 1, 1000), alert.texts("notify")))
+        alert.done()
+    if alerts:
+        section.warning("alerts", "pending_alerts", "alerts are not built yet: none is sent")
+    return tuple(alerts)

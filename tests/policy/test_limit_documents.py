@@ -1,0 +1,63 @@
+"""Rate rules and budgets: every key is read, and every mistake is named."""
+
+from __future__ import annotations
+
+import pytest
+from policies import budget, codes, limits, rule
+
+from extproc.values.limit import Alert, StoreFailure, Unit
+
+
+def test_a_rule_without_the_rarer_keys_has_the_stricter_defaults() -> None:
+    limit = limits(more=rule("{id: a, limit: {requests: 1000, window: 1h}}"))["a/requests"]
+    assert limit.on_store_failure is StoreFailure.CLOSED
+    assert (limit.max_wait_ms, limit.emergency_amount, limit.alerts) == (10_000, 10, ())
+    assert limit.renamed_from == ""
+
+
+def test_a_rule_says_how_long_to_wait_and_what_an_absent_store_means() -> None:
+    text = rule(
+        "{id: b, renamed_from: a, limit: {requests: 1000, tokens: 50, window: 1h}, max_wait: 1m,"
+        " on_breach: queue_then_429, on_store_failure: emergency_quota, emergency_quota_pct: 5}"
+    )
+    found = limits(more=text)
+    assert found["b/requests"].max_wait_ms == 60_000
+    assert found["b/requests"].on_store_failure is StoreFailure.EMERGENCY_QUOTA
+    assert found["b/requests"].emergency_amount == 50
+    assert found["b/tokens"].emergency_amount == 2
+    assert found["b/tokens"].renamed_from == "a/tokens"
+
+
+def test_a_statistical_budget_counts_likely_dollars_under_the_same_key() -> None:
+    strict = limits(more=budget("{id: a, ceiling_usd: 1, window: daily}"))
+    likely = limits(more=budget("{id: a, ceiling_usd: 1, window: daily, mode: statistical}"))
+    assert strict["a/usd"].unit is Unit.MICRO_USD
+    assert likely["a/usd"].unit is Unit.LIKELY_MICRO_USD
+
+
+def test_alerts_keep_their_thresholds_and_channels() -> None:
+    text = budget(
+        '{id: a, ceiling_usd: 1, window: daily, alerts: [{at_pct: 80, notify: ["slack:#x"]}]}'
+    )
+    assert limits(more=text)["a/usd"].alerts == (Alert(80, ("slack:#x",)),)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (rule("{id: a, limit: {usd: 1, window: 1h}, on_store_failure: open}"), "open_money"),
+        (budget("{id: a, ceiling_usd: 1, window: daily, on_store_failure: open}"), "open_money"),
+        (rule("{id: a, limit: {requests: 1, window: 1h}, on_store_failure: shut}"), "bad_value"),
+        (rule("{id: a, limit: {requests: 1, window: 1h}, max_wait: soon}"), "bad_duration"),
+        (rule("{id: a, limit: {requests: 1, window: 1h}, max_wait: 2m}"), "bad_duration"),
+        (rule("{id: a, limit: {requests: 1, window: 1h}, max_wait: daily}"), "bad_duration"),
+        (
+            rule("{id: a, limit: {requests: 1, window: 1h}, emergency_quota_pct: 99}"),
+            "out_of_range",
+        ),
+        (budget("{id: a, ceiling_usd: 1, window: daily, mode: likely}"), "bad_value"),
+        (rule("{id: a, limit: {requests: 1, window: 1h}, mode: statistical}"), "unknown_key"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(text: str, code: str) -> None:
+    assert codes(more=text) == [code]

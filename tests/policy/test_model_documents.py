@@ -1,0 +1,49 @@
+"""Virtual models as written: defaults, fallbacks, breaker, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from policies import codes, snapshot
+
+MODEL = """
+name: v
+type: gateway-load-balancing-config
+rules:
+  - {id: one, target: {provider: openai, model: gpt-4o-mini}}
+"""
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    model = snapshot(more=MODEL).virtual_models["v"]
+    assert [(target.id, target.weight, target.timeout_ms) for target in model.targets] == [
+        ("one", 1, 60_000)
+    ]
+    assert model.fallbacks == ()
+    assert (model.breaker.failure_threshold, model.breaker.window_ms) == (5, 60_000)
+
+
+def test_a_fallback_is_named_by_its_target_unless_it_has_an_id() -> None:
+    text = MODEL + (
+        "fallbacks:\n"
+        "  - {provider: openai, model: gpt-4o, timeout_ms: 5}\n"
+        "  - {id: last, provider: anthropic, model: claude-haiku-4-5}\n"
+        "circuit_breaker: {failure_threshold: 2, cooldown_seconds: 7}\n"
+    )
+    model = snapshot(more=text).virtual_models["v"]
+    assert [target.id for target in model.fallbacks] == ["openai/gpt-4o", "last"]
+    assert [target.weight for target in model.fallbacks] == [0, 0]
+    assert model.breaker.cooldown_ms == 7_000
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (("name: v", 'name: "v w"'), "bad_name"),
+        (("{id: one,", "{id: one, weight: -1,"), "out_of_range"),
+        (("{id: one,", "{id: one, timeout_ms: 600001,"), "out_of_range"),
+        (("{id: one,", '{id: "a b",'), "bad_id"),
+        (("model: gpt-4o-mini", "modle: gpt-4o-mini"), "missing_key"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(change: tuple[str, str], code: str) -> None:
+    assert code in codes(more=MODEL.replace(*change))
