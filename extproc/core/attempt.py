@@ -65,6 +65,10 @@ class AttemptMachine:
             self._gate.estimator,
         )
         plan = entry.plan
+        if plan.applicable.counts_likely:
+            self._amounts = self._gate.workflows.likely(
+                plan.workflow_tag, target, self._request.body_bytes, self._amounts
+            )
         values = list(plan.scope_values)
         values[_PROVIDER_PLACE] = target.provider.name
         holds = plan.applicable.holds(tuple(values), entry.overrides)

@@ -16,7 +16,7 @@ Json = dict[str, Any]
 LISTENER = "tokenweir"
 LOG_FLUSH = "0.02s"
 """Settlement lags by at most this; what is in the buffer when Envoy dies is charged by lease."""
-HEARTBEAT = "30s"
+HEARTBEAT = "5s"
 """Long streams report this often, which renews their reservation's lease."""
 
 
