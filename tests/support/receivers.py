@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -59,7 +60,7 @@ class Receiver:
     async def _start(self) -> int:
         application = web.Application()
         application.router.add_route("*", "/{path:.*}", self._receive)
-        self._runner = web.AppRunner(application)
+        self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         context = server_context(self._tls) if self._tls else None
         await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=context).start()
@@ -209,13 +210,16 @@ class MailServer:
         if password:
             settings |= {"authenticator": self._check, "auth_required": True}
             settings["auth_require_tls"] = not implicit_tls
-        self._controller = Controller(self, hostname="127.0.0.1", port=0, **settings)
+        # The controller connects to the port that it was told: it cannot be 0.
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            self.port = taken.getsockname()[1]
+        self._controller = Controller(self, hostname="127.0.0.1", port=self.port, **settings)
         self._controller.start()
-        self.port = self._controller.server.sockets[0].getsockname()[1]
 
     def _check(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> Any:
         good = isinstance(data, LoginPassword) and data.password == self._password.encode()
-        return AuthResult(success=good)
+        return AuthResult(success=good, handled=False)
 
     async def handle_RCPT(self, server, session, envelope, address, options) -> str:
         if address.startswith("nobody"):
@@ -226,7 +230,7 @@ class MailServer:
     async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:
         if self.script:
             return self.script.popleft()
-        self.encrypted.append(session.ssl is not None)
+        self.encrypted.append(server.transport.get_extra_info("ssl_object") is not None)
         self.mails.append(envelope)
         return "250 OK"
 

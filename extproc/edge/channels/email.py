@@ -67,9 +67,10 @@ class Email:
             raise DeliveryError("the mail server refused the password", retryable=True) from None
         except aiosmtplib.SMTPResponseException as error:
             raise _answered(error.code) from None
-        except aiosmtplib.SMTPNotSupported:
-            raise DeliveryError("the mail server offers no STARTTLS", retryable=True) from None
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+            if "STARTTLS" in str(error):
+                reason = "the mail server offers no STARTTLS"
+                raise DeliveryError(reason, retryable=True) from None
             raise network_error("the mail server", error) from None
 
 
