@@ -42,10 +42,10 @@ def crossed(
     title = f"{what[:1].upper()}{what[1:]} {limit.rule_id}{whom}"
     if runs_out_at_ms is not None:
         title += f" runs out at {moment(runs_out_at_ms, zone, now_ms)}: {used} of {ceiling} used"
-    elif used_up and alert.at_pct <= 100 and settled < limit.ceiling:
-        title += f" is used up: {used} of {ceiling}, and what is left is too little for a request"
     else:
-        title += f" has used {used} of {ceiling}"
+        title += f" has reached {alert.at_pct} %: {used} of {ceiling} used"
+        if used_up and settled * 100 < alert.at_pct * limit.ceiling:
+            title += ", and what is left is too little for a request"
     facts = [("Rule", limit.rule_id)]
     facts += [(name.replace("_", " ").capitalize(), value) for name, value in scope]
     facts += [

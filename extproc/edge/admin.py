@@ -1,4 +1,4 @@
-"""The admin API: health, metrics, policy, usage, alerts. On loopback, not on the public listener."""
+"""The admin API: health, metrics, policy, usage, alerts. On loopback, never on the listener."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def told(found: Limit, settled: int, scope_value: str = "", **more: object) -> N
 
 def test_a_budget_in_words_and_in_numbers() -> None:
     notice = told(BUDGET, 3_213_000_000)
-    assert notice.title == "Budget search has used 80.3 % of $4,000.00"
+    assert notice.title == "Budget search has reached 80 %: 80.3 % of $4,000.00 used"
     assert dict(notice.facts) == {
         "Rule": "search",
         "Window": "monthly, Europe/Berlin",
@@ -57,7 +57,9 @@ def test_a_budget_in_words_and_in_numbers() -> None:
 def test_a_rate_rule_names_whom_it_is_about_and_has_no_reset() -> None:
     found = limit("{id: r, limit: {tokens: 200000, window: 1h}, scope: user}")
     notice = told(found, 180_000, "ann@example.com")
-    assert notice.title == "Limit r for user ann@example.com has used 90 % of 200,000 tokens"
+    assert notice.title == (
+        "Limit r for user ann@example.com has reached 80 %: 90 % of 200,000 tokens used"
+    )
     facts = dict(notice.facts)
     assert facts["User"] == "ann@example.com"
     assert facts["Window"] == "last 1h"
@@ -71,11 +73,12 @@ def test_nothing_is_called_full_that_is_not() -> None:
     assert "100 %" in told(BUDGET, 4_000_000_000).title
 
 
-def test_a_limit_that_refuses_its_last_crumb_is_called_used_up() -> None:
+def test_a_limit_that_refuses_its_last_crumb_has_reached_its_end() -> None:
     notice = told(BUDGET, 3_990_000_000, alert=Alert(100, ()), used_up=True)
     assert notice.severity is Severity.CRITICAL
     assert notice.title == (
-        "Budget search is used up: 99.7 % of $4,000.00, and what is left is too little for a request"
+        "Budget search has reached 100 %: 99.7 % of $4,000.00 used, "
+        "and what is left is too little for a request"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import orjson
 import pytest
@@ -220,9 +221,7 @@ def test_a_sliding_threshold_is_told_at_most_once_per_length(used: list[int], st
         for place, amount in enumerate(used)
         if "80%" in look(book, amount, NOON + place * step * MINUTE, SLIDING)
     ]
-    assert all(
-        later - earlier >= HOUR for earlier, later in zip(told_at, told_at[1:], strict=False)
-    )
+    assert all(later - earlier >= HOUR for earlier, later in pairwise(told_at))
 
 
 # -- forecasts ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from extproc.policy.snapshot import Channels, CredentialRef, PolicySnapshot, Web
 from extproc.values.limit import Alert
 
 CANARY = "xoxb-0123-canary"
+TOO_MANY = [f"slack:#c{number}" for number in range(MAX_DESTINATIONS + 1)]
 ALL = """
   slack: {webhook: "env:SLACK_WEBHOOK"}
   pagerduty: {routing_keys: {platform: "file:/run/secrets/pd", search: "env:PD_SEARCH"}}
@@ -178,10 +179,10 @@ def test_a_variable_that_is_not_set_is_warned_of_where_it_is_named() -> None:
         ('{forecast: soon, notify: "slack:#x"}', "bad_duration"),
         ('{forecast: 60d, notify: "slack:#x"}', "bad_duration"),
         ('{at_pct: 80, notify: "slack:#x"}, {at_pct: 80, notify: "slack:#y"}', "duplicate_alert"),
-        (f"{{at_pct: 80, notify: {['slack:#c%d' % n for n in range(MAX_DESTINATIONS + 1)]}}}", "too_many"),
+        (f"{{at_pct: 80, notify: {TOO_MANY}}}", "too_many"),
         ('{at_pct: 80, notify: "slack:#x", colour: red}', "unknown_key"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_an_alert_is_named(text: str, code: str) -> None:
     assert codes(b=alerts(text)) == [code]
 
