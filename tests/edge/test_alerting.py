@@ -56,15 +56,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     receiver.close()
 
 
-class AheadClock(Clock):
-    """A clock that can be put forward."""
-
-    ahead_ms = 0
-
-    def now_ms(self) -> int:
-        return super().now_ms() + self.ahead_ms
-
-
 class World:
     """A sidecar's alerting over an embedded ledger; another one over the same folder after a
     ``restart``."""
@@ -72,13 +63,12 @@ class World:
     def __init__(self, state: Path, url: str, policy: str = POLICY) -> None:
         self.state, self.url, self.policy = state, url, policy
         self.generation = 0
-        self.clock = AheadClock()
         self.start()
 
     def start(self) -> None:
         self.sidecar = Sidecar(
             Gate(Generation(self.compiled())), EmbeddedLedger(Journal(self.state / "ledger")),
-            self.clock, random.Random(1),
+            Clock(), random.Random(1),
         )  # fmt: skip
         outside = Outside({"HOOK": self.url + CANARY, "W": self.url + "/w"}, "")
         self.alerting = Alerting(self.sidecar, self.state, outside, lambda key: self.may_send(key))
@@ -205,6 +195,48 @@ def test_F36_what_was_not_delivered_is_delivered_after_a_restart_and_nothing_els
     run(scenario)
 
 
+@pytest.mark.parametrize("steps", range(0, 40, 2))
+def test_F36_whenever_the_process_dies_each_threshold_is_taken_and_hardly_ever_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """Dies after so many half milliseconds. Twice is only what was taken, but not noted yet."""
+    taken: list[str] = []
+    noted: list[str] = []
+
+    class Taking:
+        async def send(self, notice: Notice) -> None:
+            await asyncio.sleep(0.001)
+            taken.append(notice.title)
+
+    async def open_taking(*_: object) -> Taking:
+        return Taking()
+
+    monkeypatch.setattr(alerting_module, "open_channel", open_taking)
+
+    async def scenario() -> None:
+        world = World(tmp_path, "http://unused.invalid")
+        await world.alerting.start()
+        world.spend(1_000_000)
+        looking = asyncio.create_task(world.alerting.look())
+        for _ in range(steps):
+            await asyncio.sleep(0.0005)
+        noted.extend(str(entry["title"]) for entry in world.alerting._recent)
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+        await world.restart()
+        for _ in range(2):
+            await world.look()
+        await world.alerting.close()
+        assert world.alerting._log.load()[1] == []
+
+    run(scenario)
+    titles = {f"Budget all has reached {pct} %: 100 % of $1.00 used" for pct in (80, 100)}
+    assert set(taken) == titles
+    assert len(taken) <= 3
+    for title in noted:
+        assert taken.count(title) <= 1 or title == noted[-1]
+
+
 def test_a_new_generation_is_looked_at_with_its_own_ceiling(
     tmp_path: Path, server: Receiver
 ) -> None:
@@ -300,7 +332,7 @@ def test_notices_of_others_are_bounded(
 
 
 def test_the_end_is_told_where_there_is_something_to_close(
-    tmp_path: Path, server: Receiver
+    tmp_path: Path, server: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server._answer = lambda _: Answer(200)
 
@@ -310,8 +342,8 @@ def test_the_end_is_told_where_there_is_something_to_close(
         await world.alerting.start()
         world.spend(810_000)
         await world.look(2)
-        month_ms = 32 * 86_400_000
-        world.clock.ahead_ms = month_ms
+        now_ns = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: now_ns() + 32 * 86_400 * 10**9)
         await world.look(3)
         await world.alerting.close()
 

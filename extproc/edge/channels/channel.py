@@ -23,6 +23,8 @@ TIMEOUT_S = 10.0
 """For one try, all of it. Somebody who does not answer within that is asked again later."""
 MAX_RETRY_AFTER_S = 3_600.0
 """A receiver may ask for patience, but not for a silence that outlasts the trouble."""
+MAX_THREADS = 2
+"""Of a synchronous library at once: the ledger syncs in threads of the same few."""
 MAX_SECRET_BYTES = 16_384
 """More is no token, password or URL, but somebody's core file."""
 
@@ -64,6 +66,7 @@ class Outside:
         self._environ = environ
         self._ca_file = ca_file
         self._tls: ssl.SSLContext | None = None
+        self.threads = asyncio.Semaphore(MAX_THREADS)
 
     async def secret(self, reference: CredentialRef) -> str:
         """The text that a reference leads to now."""

@@ -56,7 +56,8 @@ class PagerDuty:
         """See ``Channel``."""
         key = await self._outside.secret(self._routing_key)
         tls = await self._outside.tls()
-        await asyncio.to_thread(self._post, key, tls, notice)
+        async with self._outside.threads:
+            await asyncio.to_thread(self._post, key, tls, notice)
 
     def _post(self, key: str, tls: ssl.SSLContext, notice: Notice) -> None:
         try:
