@@ -111,6 +111,11 @@ class AlertBook:
             else:
                 holds = _reached(alert, sample)
             mark = self._marks.get(place)
+            if mark is None and limit.renamed_from:
+                # Usage moved to the new id, and what was told of it is not told again.
+                mark = self._marks.pop((limit.renamed_from, *place[1:]), None)
+                if mark is not None:
+                    self._marks[place] = mark
             if mark is not None:
                 mark.seen_ms = now_ms
                 if not _is_over(mark, alert, sample, now_ms, holds=holds):
@@ -123,10 +128,9 @@ class AlertBook:
 
     def end(self, now_ms: int) -> list[Event]:
         """What is over though nobody looks at its counter any more."""
-        gone = [mark for mark in self._marks.values() if _is_stale(mark, now_ms)]
-        for mark in gone:
-            del self._marks[mark.place]
-        return [Event(mark, over(mark.key, mark.title, now_ms)) for mark in gone]
+        gone = [place for place, mark in self._marks.items() if _is_stale(mark, now_ms)]
+        marks = [self._marks.pop(place) for place in gone]
+        return [Event(mark, over(mark.key, mark.title, now_ms)) for mark in marks]
 
     def _set_off(
         self, alert: Alert, sample: Sample, now_ms: int, runs_out_at_ms: int | None

@@ -172,6 +172,19 @@ def test_another_window_is_another_window() -> None:
     assert look(book, 85, limit=weekly) == ["-80%", "80%"]
 
 
+def test_a_renamed_rule_is_not_told_again_and_ends_what_was_told_under_its_old_name() -> None:
+    book = AlertBook()
+    look(book, 85)
+    renamed = limits(b=budget(BUDGET.replace("id: a", "id: b, renamed_from: a")))["b/usd"]
+    for _ in range(2):
+        assert look(book, 85, limit=renamed) == []
+        book = restarted(book)
+    assert look(book, 91, limit=renamed) == ["90%"]
+    events = book.observe(Sample(renamed, "", 0, 0), NOON + DAY)
+    assert [event.notice.key.partition("|")[0] for event in events] == ["a/usd", "b/usd"]
+    assert book.marks() == []
+
+
 def test_a_clock_that_was_set_back_repeats_nothing() -> None:
     book = AlertBook()
     look(book, 85, MIDNIGHT + 1000)

@@ -71,7 +71,7 @@ class Outside:
     async def secret(self, reference: CredentialRef) -> str:
         """The text that a reference leads to now."""
         if reference.kind == "env":
-            text = self._environ.get(reference.name, "")
+            text = self._environ.get(reference.name, "").strip()
             if not text:
                 raise ChannelUnsetError(f"the variable {reference.name} is not set")
             return text

@@ -40,7 +40,7 @@ def secret(reference: CredentialRef, environ: dict[str, str] | None = None) -> s
 
 
 def test_a_secret_is_what_the_variable_or_the_file_holds_now(tmp_path: Path) -> None:
-    assert secret(CredentialRef("env", "A"), {"A": "one"}) == "one"
+    assert secret(CredentialRef("env", "A"), {"A": "one\n"}) == "one"
     path = tmp_path / "key"
     for text in ("one", "two"):  # rotated
         path.write_text(text + "\n")
