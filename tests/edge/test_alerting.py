@@ -292,7 +292,11 @@ def test_a_sidecar_that_may_not_send_notes_the_crossing_and_is_silent(
     assert server.requests == []
 
 
-def test_others_tell_through_the_same_way_once_per_key(tmp_path: Path, server: Receiver) -> None:
+def test_others_tell_through_the_same_way_once_per_key_and_wait_for_no_look(
+    tmp_path: Path, server: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerting_module, "LOOK_S", 60.0)
+
     async def scenario() -> None:
         world = World(tmp_path, server.url)
         await world.alerting.start()
@@ -301,13 +305,12 @@ def test_others_tell_through_the_same_way_once_per_key(tmp_path: Path, server: R
         notice = Notice(
             "kill|bob", "User bob was stopped", Severity.CRITICAL, (("By", "ann"),), now_ms
         )
-        began_s = time.monotonic()
+        await asyncio.sleep(0.1)
         for _ in range(3):
             world.alerting.tell(notice, ["slack:#ops"])
         async with asyncio.timeout(5):
             while not server.requests:
                 await asyncio.sleep(0.01)
-        assert time.monotonic() - began_s < 0.9, "it waited for the next look"
         await asyncio.sleep(0.2)
         assert titles(server) == ["User bob was stopped"]
         task.cancel()
@@ -426,15 +429,15 @@ def test_thousands_of_counters_take_turns_and_never_hold_the_loop_up(
         async def watch() -> None:
             nonlocal longest_s
             while True:
-                before = time.perf_counter()
+                before = time.thread_time()
                 await asyncio.sleep(0)
-                longest_s = max(longest_s, time.perf_counter() - before)
+                longest_s = max(longest_s, time.thread_time() - before)
 
         watching = asyncio.create_task(watch())
         for _ in range(4):
             await world.alerting.look()
         watching.cancel()
-        assert longest_s < 0.05, "ten times what it takes, for a busy machine"
+        assert longest_s < 0.05, "ten times what it takes"
         await world.look(1)
         assert titles(server) == ["Budget each for user u2999 has reached 80 %: 90 % of $1.00 used"]
         await world.alerting.close()
