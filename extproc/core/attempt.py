@@ -1,7 +1,7 @@
 """A later attempt of a request: priced, reserved and rewritten for its own target first.
 
-    body     -> Reserve | SendAttempt (free operations) | Refuse
-    reserved -> SendAttempt | Refuse
+    body     -> Reserve | Refuse
+    reserved -> SendAttempt | Reserve (clamped) | Refuse
 
 A refusal here is terminal: Envoy does not retry it, and no provider sees the attempt.
 """
@@ -9,29 +9,47 @@ A refusal here is terminal: Envoy does not retry it, and no provider sees the at
 from __future__ import annotations
 
 from extproc.core import refusals
+from extproc.core.breach import fitted
+from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Refuse, Reserve, SendAttempt
-from extproc.core.estimate import estimate_amounts
+from extproc.core.estimate import estimate_amounts, output_bound_tokens
 from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
-from extproc.core.holds import SCOPES
-from extproc.ledger.port import Account, Granted
+from extproc.core.holds import Applicable, at_provider
+from extproc.ledger.port import Account, Denied, Granted
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect
-from extproc.values.limit import Amounts, Scope
+from extproc.values.limit import Amounts
 from extproc.values.refusal import Refusal
 from extproc.wire.errors import WireError
-from extproc.wire.inference_request import InferenceRequest, parse_inference_request, rewrite
-
-_PROVIDER_PLACE = SCOPES.index(Scope.PROVIDER)
+from extproc.wire.inference_request import (
+    InferenceRequest,
+    parse_inference_request,
+    renamed_maximum,
+    rewrite,
+)
 
 
 class AttemptMachine:
     """Decides one attempt after the first."""
 
-    __slots__ = ("_amounts", "_entry", "_event", "_gate", "_now_ms", "_request", "_target")
+    __slots__ = (
+        "_account",
+        "_amounts",
+        "_arrived",
+        "_clamps",
+        "_entry",
+        "_event",
+        "_gate",
+        "_now_ms",
+        "_request",
+        "_target",
+    )
 
     _entry: InFlight
     _target: Target
+    _account: Account
+    _arrived: InferenceRequest
     _request: InferenceRequest
     _amounts: Amounts
 
@@ -39,9 +57,10 @@ class AttemptMachine:
         self._gate = gate
         self._event = event
         self._now_ms = 0
+        self._clamps = 0
 
     def on_body(self, body: bytes, now_ms: int) -> Reserve | Refuse:
-        """The body as it left the gateway for the first attempt."""
+        """The body as it left the gateway for the first attempt: with that one's maximum."""
         event = self._event
         entry = self._gate.in_flight.get(event.request_id)
         if entry is None:
@@ -54,45 +73,103 @@ class AttemptMachine:
             return self._refuse(refusals.INTERNAL_ERROR)
         self._target = target = found[0]
         try:
-            self._request = parse_inference_request(entry.operation, body)
+            request = self._parsed(body)
         except WireError as error:
             return self._refuse(error.refusal)
-        generation = entry.generation
-        self._amounts = estimate_amounts(
-            self._request,
-            target,
-            generation.policy.default_max_output_tokens,
-            self._gate.estimator,
+        self._arrived = request
+        applicable = self._applicable()
+        if applicable.bounds_money and (request.server_tools or request.priority_tier):
+            return self._refuse(refusals.unbounded(request))
+        if applicable.watches_money and request.generates and request.max_output_tokens is None:
+            # No limit on the first provider counted dollars, one on this provider does.
+            request = with_maximum(request, self._bound_tokens(request))
+        self._request = fitted(request, target, self._floor(request))
+        values = at_provider(entry.plan.scope_values, target.provider.name)
+        self._account = Account(
+            applicable.holds(values, entry.overrides),
+            {**entry.plan.account.about, "target": target.name},
         )
-        plan = entry.plan
-        values = list(plan.scope_values)
-        values[_PROVIDER_PLACE] = target.provider.name
-        holds = plan.applicable.holds(tuple(values), entry.overrides)
-        return Reserve(
-            f"{event.request_id}/{event.attempt}",
-            Account(holds, {**plan.account.about, "target": target.name}),
-            self._amounts,
-            now_ms + LEASE_MS,
-            now_ms,
-        )
+        return self._reserve()
 
-    def on_reserved(self, event: Reserved) -> SendAttempt | Refuse:
+    def on_reserved(self, event: Reserved) -> SendAttempt | Reserve | Refuse:
         """The ledger's answer."""
         outcome = event.outcome
-        entry, target = self._entry, self._target
-        if not isinstance(outcome, Granted):
-            standing = outcome.standings[0]
-            estimated = self._amounts[standing.hold.limit.unit]
-            return self._refuse(refusals.over_limit(standing, estimated, self._now_ms))
+        if isinstance(outcome, Granted):
+            return self._send()
+        shorter = self._clamped(outcome)
+        if shorter is not None:
+            self._request = shorter
+            return self._reserve()
+        standing = outcome.standings[0]
+        estimated = self._amounts[standing.hold.limit.unit]
+        return self._refuse(refusals.over_limit(standing, estimated, self._now_ms))
+
+    def _parsed(self, body: bytes) -> InferenceRequest:
+        """The request, its injected maximum in the field that this target knows. Raises
+        ``WireError``."""
+        entry = self._entry
+        request = parse_inference_request(entry.operation, body)
+        if not entry.injected_maximum:
+            return request
+        renamed = renamed_maximum(request, self._target.model)
+        if renamed is request.body.body:
+            return request
+        return parse_inference_request(entry.operation, renamed)
+
+    def _applicable(self) -> Applicable:
+        """The limits of this attempt: some may be those of its own provider."""
+        entry = self._entry
+        caller = entry.caller
+        asked_model = str(entry.plan.account.about["model"])
+        return entry.generation.applicable(
+            caller.envelope, caller.credential, asked_model, self._target.provider.name
+        )
+
+    def _reserve(self) -> Reserve:
+        event = self._event
+        self._amounts = self._estimate(self._request)
+        return Reserve(
+            f"{event.request_id}/{event.attempt}",
+            self._account,
+            self._amounts,
+            self._now_ms + LEASE_MS,
+            self._now_ms,
+        )
+
+    def _estimate(self, request: InferenceRequest) -> Amounts:
+        default_tokens = self._entry.generation.policy.default_max_output_tokens
+        return estimate_amounts(request, self._target, default_tokens, self._gate.estimator)
+
+    def _bound_tokens(self, request: InferenceRequest) -> int:
+        default_tokens = self._entry.generation.policy.default_max_output_tokens
+        return output_bound_tokens(request, self._target, default_tokens)
+
+    def _floor(self, request: InferenceRequest) -> int:
+        return floor_tokens(request, self._entry.generation.policy.min_output_tokens)
+
+    def _clamped(self, denied: Denied) -> InferenceRequest | None:
+        """The attempt as the remainder of the full limits can pay for it; None if it cannot."""
+        if self._clamps >= MAX_CLAMPS:
+            return None
+        self._clamps += 1
+        request = self._request
+        bound, floor = self._bound_tokens(request), self._floor(request)
+        return clamped(request, bound, floor, denied.standings, self._estimate)
+
+    def _send(self) -> SendAttempt:
+        entry, target, request = self._entry, self._target, self._request
         number = self._event.attempt
         entry.attempts[number] = Attempt(
             f"{self._event.request_id}/{number}", target, self._amounts
         )
         self._gate.breakers.sent(target.name, entry.chain.breaker, self._now_ms)
+        shorter = request is not self._arrived
+        maximum = request.max_output_tokens if shorter else None
         return SendAttempt(
             target,
             entry.operation,
-            rewrite(self._request, target.model, None, False),
+            rewrite(request, target.model, maximum, False),
+            (("clamped", f"max_tokens={maximum}"),) if shorter else (),
         )
 
     def on_ledger_failed(self) -> Refuse:

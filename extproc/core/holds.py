@@ -12,6 +12,8 @@ from extproc.values.limit import MONEY, NO_CEILING, Limit, Scope, Unit
 SCOPES = tuple(Scope)
 _PLACE = {scope: place for place, scope in enumerate(SCOPES)}
 
+_PROVIDER_PLACE = _PLACE[Scope.PROVIDER]
+
 ScopeValues = tuple[str, ...]
 """One value per scope, in the order of ``SCOPES``."""
 
@@ -81,17 +83,25 @@ class Applicable:
         return holds
 
 
+def at_provider(values: ScopeValues, provider: str) -> ScopeValues:
+    """The same for another provider: what a later attempt or a fallback is counted on."""
+    if values[_PROVIDER_PLACE] == provider:
+        return values
+    return (*values[:_PROVIDER_PLACE], provider, *values[_PROVIDER_PLACE + 1 :])
+
+
 OVERFLOW_SUFFIX = ":overflow"
 
 
 def moved_to_fallback(hold: Hold) -> Hold:
     """The hold of traffic that a fallback moved away from a breached limit.
 
-    A rate rule counts it in a visible overflow counter of its own. A budget still counts it, now up
-    to its whole ceiling: the last share is for the fallback, and the ceiling stays a ceiling.
+    A rate rule counts it in a visible overflow counter of its own. A budget, or any limit in
+    dollars, still counts it, now up to its whole ceiling: the last share is for the fallback, and
+    the ceiling stays a ceiling. What ``degrade`` lets through is counted in the same way.
     """
     limit = hold.limit
-    if limit.is_budget:
+    if limit.is_budget or limit.unit in MONEY:
         return hold._replace(ceiling=limit.ceiling)
     overflow = replace(
         limit, key=limit.key + OVERFLOW_SUFFIX, ceiling=NO_CEILING, fallback_ceiling=NO_CEILING

@@ -2,7 +2,7 @@
 
     headers  -> AwaitBody | Answer | Refuse
     body     -> Reserve | Forward (operations that are free) | Refuse
-    reserved -> Forward | Reserve (a fallback) | Refuse
+    reserved -> Forward | Reserve (clamped, degraded or elsewhere) | Refuse
 
 The machine reads one policy generation from its first event to its last, so a reload in between
 changes nothing for it. An event in the wrong state is a bug of ours and raises ``AssertionError``;
@@ -16,16 +16,24 @@ from collections.abc import Sequence
 from enum import Enum
 
 from extproc.core import refusals
-from extproc.core.breach import Fallback, fallbacks_for
+from extproc.core.breach import Asked, Way, ways_on
 from extproc.core.callers import Caller, Plan, kind_of
+from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, Reserve
 from extproc.core.estimate import estimate_amounts, output_bound_tokens
 from extproc.core.events import RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import LEASE_MS, MAX_IN_FLIGHT, Attempt, Gate, InFlight
-from extproc.core.holds import SCOPES, Applicable, ScopeValues, scope_values
+from extproc.core.holds import (
+    OVERFLOW_SUFFIX,
+    SCOPES,
+    Applicable,
+    ScopeValues,
+    at_provider,
+    scope_values,
+)
 from extproc.core.identity import resolve_envelope
 from extproc.core.model_list import model_list
-from extproc.core.routing import Chain, Route
+from extproc.core.routing import Chain, Route, text_bytes
 from extproc.ledger.port import Account, Denied, Granted, Hold
 from extproc.policy.snapshot import Credential, Target
 from extproc.values.dialect import Dialect, Operation
@@ -40,9 +48,11 @@ from extproc.wire.inference_request import (
     parse_inference_request,
     rewrite,
 )
+from extproc.wire.reasoning import SAID_OF_EDITS
 
-MAX_FALLBACKS = 8
-"""Chains tried after a breach. Each is one more reservation; virtual models have two to six."""
+MAX_WAYS = 8
+"""Other ways tried after a breach. Each is one more reservation; virtual models have two to six
+targets."""
 
 
 class State(Enum):
@@ -59,9 +69,10 @@ class RequestMachine:
 
     __slots__ = (
         "_amounts",
+        "_asked",
         "_caller",
         "_chain",
-        "_fallbacks",
+        "_clamps",
         "_first_refusal",
         "_gate",
         "_generation",
@@ -71,6 +82,8 @@ class RequestMachine:
         "_remove",
         "_request",
         "_route",
+        "_way",
+        "_ways",
         "dialect",
         "operation",
         "request_id",
@@ -80,6 +93,7 @@ class RequestMachine:
     operation: Operation
     _caller: Caller
     _remove: Sequence[str]
+    _asked: InferenceRequest
     _request: InferenceRequest
     _route: Route
     _chain: Chain
@@ -94,7 +108,9 @@ class RequestMachine:
         self.request_id = ""
         self._now_ms = 0
         self._overrides: dict[str, Hold] | None = None
-        self._fallbacks: list[Fallback] | None = None
+        self._clamps = 0
+        self._ways: list[Way] | None = None
+        self._way: Way | None = None
         self._first_refusal: Refusal | None = None
 
     def on_headers(self, event: RequestHeaders) -> AwaitBody | Answer | Refuse:
@@ -135,7 +151,7 @@ class RequestMachine:
             request = parse_inference_request(self.operation, event.body)
         except WireError as error:
             return self._refuse(error.refusal)
-        self._request = request
+        self._asked = self._request = request
         route = generation.route(request.model, self.dialect)
         if route is None:
             return self._refuse(refusals.unknown_model())
@@ -151,6 +167,10 @@ class RequestMachine:
             return self._forward_free()
         if len(gate.in_flight) >= MAX_IN_FLIGHT:
             return self._refuse(refusals.TOO_MANY_IN_FLIGHT)
+        if request.body_bytes > route.narrowest_bytes:
+            refusal = self._leave_out_narrow()
+            if refusal is not None:
+                return self._refuse(refusal)
         return self._reserve_first()
 
     def on_reserved(self, event: Reserved) -> Forward | Reserve | Refuse:
@@ -201,11 +221,8 @@ class RequestMachine:
             plan = self._make_plan(caller, request, target)
         self._plan = plan
         applicable = plan.applicable
-        if applicable.bounds_money:
-            if request.server_tools:
-                return self._refuse(refusals.server_tools())
-            if request.priority_tier:
-                return self._refuse(refusals.dearer_variant())
+        if applicable.bounds_money and (request.server_tools or request.priority_tier):
+            return self._refuse(refusals.unbounded(request))
         if applicable.counts_sessions:
             credential = caller.credential
             maximum = credential.max_sessions
@@ -252,34 +269,65 @@ class RequestMachine:
         )
 
     def _breached(self, denied: Denied) -> Reserve | Refuse:
+        shorter = self._clamped(denied)
+        if shorter is not None:
+            self._request = shorter
+            return self._reserve(self._chain)
         standing = denied.standings[0]
         estimated = self._amounts[standing.hold.limit.unit]
         refusal = refusals.over_limit(standing, estimated, self._now_ms)
-        if self._fallbacks is None:
+        if self._ways is None:
             self._first_refusal = refusal
-            self._fallbacks = fallbacks_for(
-                denied.standings,
-                self._request,
-                self._route,
-                self._chain.targets[0],
-                self._generation,
-                self._gate,
-                self._now_ms,
-            )[:MAX_FALLBACKS]
-        if not self._fallbacks:
+            asked = Asked(
+                self._asked, self._route, self._chain, self._generation, self._gate, self._now_ms
+            )
+            self._ways = ways_on(denied.standings, asked)[:MAX_WAYS]
+        if not self._ways:
             return self._refuse(self._first_refusal or refusal)
-        fallback = self._fallbacks.pop(0)
-        moved = {hold.limit.key.partition(":overflow")[0]: hold for hold in fallback.moved}
-        self._overrides = moved
-        plan, target = self._plan, fallback.chain.targets[0]
-        account = self._account(plan.applicable, plan.scope_values, target)
-        self._plan = Plan(plan.applicable, plan.scope_values, account)
-        return self._reserve(fallback.chain)
+        return self._take(self._ways.pop(0))
+
+    def _clamped(self, denied: Denied) -> InferenceRequest | None:
+        """The request as the remainder of the full limits can pay for it; None if it cannot."""
+        if self._clamps >= MAX_CLAMPS:
+            return None
+        self._clamps += 1
+        request, target, policy = self._request, self._chain.targets[0], self._generation.policy
+        bound = output_bound_tokens(request, target, policy.default_max_output_tokens)
+        way = self._way
+        floor = floor_tokens(request, policy.min_output_tokens) if way is None else way.floor
+        return clamped(
+            request, bound, floor, denied.standings, lambda cut: self._estimate_of(cut, target)
+        )
+
+    def _take(self, way: Way) -> Reserve | Refuse:
+        """Reserves for another way, on the counters of its own provider."""
+        self._way, self._request, self._clamps = way, way.request, 0
+        self._overrides = {hold.limit.key.removesuffix(OVERFLOW_SUFFIX): hold for hold in way.moved}
+        caller, target = self._caller, way.chain.targets[0]
+        provider = target.provider.name
+        applicable = self._generation.applicable(
+            caller.envelope, caller.credential, self._asked.model, provider
+        )
+        if applicable.bounds_money and (way.request.server_tools or way.request.priority_tier):
+            return self._refuse(refusals.unbounded(way.request))
+        values = at_provider(self._plan.scope_values, provider)
+        self._plan = Plan(applicable, values, self._account(applicable, values, target))
+        return self._reserve(way.chain)
 
     def _forward(self, granted: Granted) -> Forward:
         gate, request, chain = self._gate, self._request, self._chain
         chain = self._affordable(chain, granted.money_left_micro_usd)
         target = chain.targets[0]
+        maximum = None
+        if request is not self._asked:
+            maximum = request.max_output_tokens
+        elif (
+            request.max_output_tokens is None
+            and self._plan.applicable.watches_money
+            and request.generates
+        ):
+            default_tokens = self._generation.policy.default_max_output_tokens
+            maximum = output_bound_tokens(request, target, default_tokens)
         gate.in_flight[self.request_id] = InFlight(
             self.request_id,
             self._generation,
@@ -289,27 +337,47 @@ class RequestMachine:
             self._plan,
             self._overrides,
             {1: Attempt(self.request_id + "/1", target, self._amounts)},
+            self._caller,
+            maximum is not None and self._asked.max_output_tokens is None,
         )
         gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         inject_usage = needs_usage_injected(request)
-        maximum = None
-        unbounded = request.generates and request.max_output_tokens is None
-        if unbounded and self._plan.applicable.watches_money:
-            default_tokens = self._generation.policy.default_max_output_tokens
-            maximum = output_bound_tokens(request, target, default_tokens)
+        way = self._way
+        notes: Sequence[tuple[str, str]] = ()
+        if granted.degraded or way is not None or request is not self._asked:
+            notes = self._notes(granted.degraded)
         self.state = State.DONE
         return Forward(
             chain,
             self.operation,
-            rewrite(request, target.model, maximum, inject_usage),
+            rewrite(
+                request, target.model, maximum, inject_usage, None if way is None else way.edits
+            ),
             inject_usage,
             self._generation.number,
             self._plan.applicable.rules,
             granted.remaining,
             self._remove,
             self._now_ms,
-            (("degraded", granted.degraded),) if granted.degraded else (),
+            notes,
         )
+
+    def _notes(self, store_degraded: str) -> list[tuple[str, str]]:
+        """What the answer says of a request that is not served as it was asked."""
+        request, way = self._request, self._way
+        notes = [("degraded", store_degraded)] if store_degraded else []
+        cut = []
+        if request.max_output_tokens != self._asked.max_output_tokens:
+            cut.append(f"max_tokens={request.max_output_tokens}")
+        if way is not None:
+            cut += [SAID_OF_EDITS[key] for key in way.edits]
+            if way.degraded_by:
+                cut.append(f"degraded_by={way.degraded_by}")
+            if way.fallback_from:
+                notes.append(("overflow", way.fallback_from))
+        if cut:
+            notes.append(("clamped", ", ".join(cut)))
+        return notes
 
     def _forward_free(self) -> Forward:
         target = self._chain.targets[0]
@@ -327,20 +395,51 @@ class RequestMachine:
         )
 
     def _estimate(self, target: Target) -> Amounts:
+        return self._estimate_of(self._request, target)
+
+    def _estimate_of(self, request: InferenceRequest, target: Target) -> Amounts:
         default_tokens = self._generation.policy.default_max_output_tokens
-        return estimate_amounts(self._request, target, default_tokens, self._gate.estimator)
+        return estimate_amounts(request, target, default_tokens, self._gate.estimator)
 
     def _affordable(self, chain: Chain, left_micro_usd: int) -> Chain:
-        """The chain without fallbacks that the money left could not pay: the reservation of an
-        earlier attempt stays held until that attempt has provably cost nothing."""
+        """The chain without fallbacks that the money left could not pay, not even for the shortest
+        answer: the reservation of an earlier attempt stays held until that attempt has provably
+        cost nothing."""
         if left_micro_usd >= _CHECK_BELOW_MICRO_USD:
             return chain
         dear = [
             target
             for target in chain.targets[1:]
             if self._estimate(target)[Unit.MICRO_USD] > left_micro_usd
+            and self._estimate_of(self._shortest(target), target)[Unit.MICRO_USD] > left_micro_usd
         ]
         return chain.without(dear) if dear else chain
+
+    def _shortest(self, target: Target) -> InferenceRequest:
+        """The request at the lowest maximum that a later attempt may be cut to."""
+        request, policy = self._request, self._generation.policy
+        bound = output_bound_tokens(request, target, policy.default_max_output_tokens)
+        way = self._way
+        floor = floor_tokens(request, policy.min_output_tokens) if way is None else way.floor
+        return with_maximum(request, floor) if floor < bound else request
+
+    def _leave_out_narrow(self) -> Refusal | None:
+        """Takes targets out of the chain whose context a body of text this long cannot fit. Images
+        and other references are shorter in tokens than in bytes; lists of prompts are several
+        requests; and what the provider shortens by itself is the provider's business."""
+        request, chain = self._request, self._chain
+        if request.input_by_reference or self.operation not in _ONE_PROMPT:
+            return None
+        if not _SHORTENED.isdisjoint(request.body.values):
+            return None
+        narrow = [target for target in chain.targets if text_bytes(target) < request.body_bytes]
+        if len(narrow) < len(chain.targets):
+            self._chain = chain.without(narrow) if narrow else chain
+            return None
+        if any(text_bytes(target) >= request.body_bytes for target in self._route.targets):
+            return self._all_open()  # those that could are out of order
+        largest = max(target.price.context_tokens or 0 for target in narrow)
+        return refusals.context_limit_exceeded(request.model, largest)
 
     def _all_open(self) -> Refusal:
         policy = self._route.model.breaker
@@ -367,6 +466,10 @@ class RequestMachine:
 _CHECK_BELOW_MICRO_USD = 1_000_000_000
 """Fallbacks are priced at admission only when less than $1,000 is left: no request costs more than
 that, so above it every target fits."""
+
+_ONE_PROMPT = (Operation.CHAT_COMPLETIONS, Operation.MESSAGES, Operation.RESPONSES)
+_SHORTENED = frozenset(("truncation", "context_management"))
+"""Fields by which the provider cuts a prompt to its context."""
 
 _SESSION_PLACE = SCOPES.index(Scope.SESSION)
 AWAIT_BODY = AwaitBody()

@@ -17,6 +17,7 @@ class Metrics:
     __slots__ = (
         "admitted",
         "breached_fallbacks",
+        "clamped",
         "expired",
         "generation",
         "internal_errors",
@@ -34,6 +35,7 @@ class Metrics:
     def __init__(self) -> None:
         self.admitted = 0
         self.breached_fallbacks = 0
+        self.clamped = 0
         self.refused: Counter[RefusalCode] = Counter()
         self.would_block: Counter[str] = Counter()
         self.settled = 0
@@ -57,6 +59,7 @@ class Metrics:
 _COUNTERS = (
     ("admitted", "Requests that were let go"),
     ("breached_fallbacks", "Requests that a breached limit moved to another target"),
+    ("clamped", "Requests and later attempts whose output was cut to what limits leave"),
     ("settled", "Reservations replaced by reported usage"),
     ("settled_without_usage", "Reservations charged in full because no final usage came"),
     ("suspect_usage", "Usage reports that cannot be true"),

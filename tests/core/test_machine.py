@@ -128,7 +128,7 @@ def test_a_shadow_rule_counts_and_never_refuses() -> None:
 
 
 def test_fallback_to_cheaper_takes_the_dearest_target_that_fits() -> None:
-    world = World()
+    world = World(min_output_tokens=4000)
     body = chat(model="mixed", max_tokens=4000)
     models = []
     for number in range(8):
