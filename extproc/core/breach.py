@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from extproc.core.clamp import clamped, fits, floor_tokens, with_maximum
-from extproc.core.estimate import estimate_amounts, output_bound_tokens
+from extproc.core.estimate import output_bound_tokens
 from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.core.holds import moved_to_fallback
@@ -55,6 +54,8 @@ class Asked(NamedTuple):
     generation: Generation
     gate: Gate
     now_ms: int
+    estimate: Callable[[InferenceRequest, Target], Amounts]
+    """What a request is reserved at."""
 
     @property
     def least_output_tokens(self) -> int:
@@ -66,11 +67,6 @@ class Asked(NamedTuple):
         return output_bound_tokens(
             request, target, self.generation.policy.default_max_output_tokens
         )
-
-    def estimate(self, target: Target, request: InferenceRequest) -> Amounts:
-        """What the request is reserved at."""
-        default_tokens = self.generation.policy.default_max_output_tokens
-        return estimate_amounts(request, target, default_tokens, self.gate.estimator)
 
 
 def ways_on(standings: Sequence[Standing], asked: Asked) -> list[Way]:
@@ -123,10 +119,10 @@ def _afforded(
     asked: Asked,
 ) -> InferenceRequest | None:
     """The request, clamped if need be to what the breached counters leave; None if nothing fits."""
-    estimate = partial(asked.estimate, target)
-    if fits(left, estimate(request)):
+    if fits(left, asked.estimate(request, target)):
         return request
-    return clamped(request, asked.bound_tokens(request, target), floor, left, estimate)
+    bound = asked.bound_tokens(request, target)
+    return clamped(request, bound, floor, left, lambda cut: asked.estimate(cut, target))
 
 
 def _degraded(
@@ -173,7 +169,7 @@ def _fallback_chains(breach: Breach, request: InferenceRequest, asked: Asked) ->
         return [Chain(chain.dialect, able, chain.breaker)] if able else []
 
     def worst_case(target: Target) -> int:
-        return asked.estimate(target, request)[Unit.MICRO_USD]
+        return asked.estimate(request, target)[Unit.MICRO_USD]
 
     limit = worst_case(asked.chain.targets[0])
     policy = route.model.breaker

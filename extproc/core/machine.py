@@ -279,7 +279,13 @@ class RequestMachine:
         if self._ways is None:
             self._first_refusal = refusal
             asked = Asked(
-                self._asked, self._route, self._chain, self._generation, self._gate, self._now_ms
+                self._asked,
+                self._route,
+                self._chain,
+                self._generation,
+                self._gate,
+                self._now_ms,
+                self._estimate_of,
             )
             self._ways = ways_on(denied.standings, asked)[:MAX_WAYS]
         if not self._ways:

@@ -126,7 +126,7 @@ class World:
         event = AttemptStarted(f"r{self.requests}", place + 1, cluster)
         machine = AttemptMachine(self.gate, event)
         command: Any = machine.on_body(first.body, now)
-        if isinstance(command, Reserve):
+        while isinstance(command, Reserve):
             self.reservations.append(command)
             command = machine.on_reserved(Reserved(self.reserve(command), now))
         return command
