@@ -15,7 +15,6 @@ from extproc.core.commands import Refuse, Reserve, SendAttempt
 from extproc.core.estimate import estimate_amounts, output_bound_tokens
 from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
-from extproc.core.holds import Applicable, at_provider
 from extproc.ledger.port import Account, Denied, Granted
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect
@@ -44,12 +43,15 @@ class AttemptMachine:
         "_now_ms",
         "_request",
         "_target",
+        "_whole",
     )
 
     _entry: InFlight
     _target: Target
     _account: Account
     _arrived: InferenceRequest
+    _whole: InferenceRequest
+    """As it arrived, with a maximum where one is needed."""
     _request: InferenceRequest
     _amounts: Amounts
 
@@ -77,14 +79,22 @@ class AttemptMachine:
         except WireError as error:
             return self._refuse(error.refusal)
         self._arrived = request
-        applicable = self._applicable()
+        caller = entry.caller
+        # As the caller named it: the body names the model of the first target.
+        model = str(entry.plan.account.about["model"])
+        # Some limits may be those of this attempt's own provider.
+        provider = target.provider.name
+        applicable = entry.generation.applicable(
+            caller.envelope, caller.credential, model, provider
+        )
         if applicable.bounds_money and (request.server_tools or request.priority_tier):
             return self._refuse(refusals.unbounded(request))
         if applicable.watches_money and request.generates and request.max_output_tokens is None:
             # No limit on the first provider counted dollars, one on this provider does.
             request = with_maximum(request, self._bound_tokens(request))
+        self._whole = request
         self._request = fitted(request, target, self._floor(request))
-        values = at_provider(entry.plan.scope_values, target.provider.name)
+        values = caller.scope_values(applicable, request, model, provider)
         self._account = Account(
             applicable.holds(values, entry.overrides),
             {**entry.plan.account.about, "target": target.name},
@@ -115,15 +125,6 @@ class AttemptMachine:
         if renamed is request.body.body:
             return request
         return parse_inference_request(entry.operation, renamed)
-
-    def _applicable(self) -> Applicable:
-        """The limits of this attempt: some may be those of its own provider."""
-        entry = self._entry
-        caller = entry.caller
-        asked_model = str(entry.plan.account.about["model"])
-        return entry.generation.applicable(
-            caller.envelope, caller.credential, asked_model, self._target.provider.name
-        )
 
     def _reserve(self) -> Reserve:
         event = self._event
@@ -163,13 +164,12 @@ class AttemptMachine:
             f"{self._event.request_id}/{number}", target, self._amounts
         )
         self._gate.breakers.sent(target.name, entry.chain.breaker, self._now_ms)
-        shorter = request is not self._arrived
-        maximum = request.max_output_tokens if shorter else None
+        maximum = None if request is self._arrived else request.max_output_tokens
         return SendAttempt(
             target,
             entry.operation,
             rewrite(request, target.model, maximum, False),
-            (("clamped", f"max_tokens={maximum}"),) if shorter else (),
+            () if request is self._whole else (("clamped", f"max_tokens={maximum}"),),
         )
 
     def on_ledger_failed(self) -> Refuse:

@@ -13,7 +13,7 @@ from extproc.core.holds import moved_to_fallback
 from extproc.core.routing import Chain, Route
 from extproc.ledger.port import Hold, Standing
 from extproc.policy.snapshot import Target
-from extproc.values.limit import Amounts, Breach, BreachKind, Unit
+from extproc.values.limit import Amounts, Breach, BreachKind, Limit, Scope, Unit
 from extproc.wire.capabilities import needed_capabilities
 from extproc.wire.inference_request import InferenceRequest
 from extproc.wire.reasoning import (
@@ -56,6 +56,8 @@ class Asked(NamedTuple):
     now_ms: int
     estimate: Callable[[InferenceRequest, Target], Amounts]
     """What a request is reserved at."""
+    limits_at: Callable[[Target], Sequence[Limit]]
+    """The limits that apply at a target."""
 
     @property
     def least_output_tokens(self) -> int:
@@ -119,10 +121,19 @@ def _afforded(
     asked: Asked,
 ) -> InferenceRequest | None:
     """The request, clamped if need be to what the breached counters leave; None if nothing fits."""
+    left = [standing for standing in left if _is_counted(standing, target, asked)]
     if fits(left, asked.estimate(request, target)):
         return request
     bound = asked.bound_tokens(request, target)
     return clamped(request, bound, floor, left, lambda cut: asked.estimate(cut, target))
+
+
+def _is_counted(standing: Standing, target: Target, asked: Asked) -> bool:
+    """Whether the full counter is one that the request would fill at the target too."""
+    if target.provider.name == asked.chain.targets[0].provider.name:
+        return True
+    limit = standing.hold.limit
+    return Scope.PROVIDER not in limit.scope and limit in asked.limits_at(target)
 
 
 def _degraded(
@@ -166,6 +177,8 @@ def _fallback_chains(breach: Breach, request: InferenceRequest, asked: Asked) ->
         same = [target for target in chain.targets if target.name == first.name]
         targets = (*same, *(target for target in chain.targets if target not in same))
         able = tuple(target for target in targets if serves(target))
+        if able == chain.targets:
+            return [chain] if able else []
         return [Chain(chain.dialect, able, chain.breaker)] if able else []
 
     def worst_case(target: Target) -> int:
@@ -182,7 +195,7 @@ def _fallback_chains(breach: Breach, request: InferenceRequest, asked: Asked) ->
     ]
     # The dearest first: the closest to what was asked for that still fits the money.
     cheaper.sort(key=worst_case, reverse=True)
-    return [Chain(route.dialect, (target,), policy) for target in cheaper]
+    return [route.alone(target) for target in cheaper]
 
 
 def _within_context(request: InferenceRequest, target: Target, asked: Asked) -> bool:

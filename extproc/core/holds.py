@@ -12,8 +12,6 @@ from extproc.values.limit import MONEY, NO_CEILING, Limit, Scope, Unit
 SCOPES = tuple(Scope)
 _PLACE = {scope: place for place, scope in enumerate(SCOPES)}
 
-_PROVIDER_PLACE = _PLACE[Scope.PROVIDER]
-
 ScopeValues = tuple[str, ...]
 """One value per scope, in the order of ``SCOPES``."""
 
@@ -67,7 +65,9 @@ class Applicable:
         self._places = tuple(tuple(_PLACE[scope] for scope in limit.scope) for limit in limits)
 
     def holds(self, values: ScopeValues, overrides: dict[str, Hold] | None = None) -> list[Hold]:
-        """The holds of one attempt. ``overrides`` replaces, by limit key, what a fallback moved."""
+        """The holds of one attempt. ``overrides`` replaces, by limit key, what a fallback moved:
+        where the attempt is counted elsewhere (of a rule per provider, at another provider) that
+        counter is not the one that was full, and its own ceiling holds."""
         holds = []
         for limit, places in zip(self.limits, self._places, strict=True):
             if not places:
@@ -79,15 +79,12 @@ class Applicable:
             ceiling = limit.fallback_ceiling if limit.enforced else NO_CEILING
             holds.append(Hold(limit, value, ceiling))
         if overrides:
-            holds = [overrides.get(hold.limit.key, hold) for hold in holds]
+            holds = [_overridden(hold, overrides.get(hold.limit.key)) for hold in holds]
         return holds
 
 
-def at_provider(values: ScopeValues, provider: str) -> ScopeValues:
-    """The same for another provider: what a later attempt or a fallback is counted on."""
-    if values[_PROVIDER_PLACE] == provider:
-        return values
-    return (*values[:_PROVIDER_PLACE], provider, *values[_PROVIDER_PLACE + 1 :])
+def _overridden(hold: Hold, moved: Hold | None) -> Hold:
+    return hold if moved is None or moved.scope_value != hold.scope_value else moved
 
 
 OVERFLOW_SUFFIX = ":overflow"

@@ -28,8 +28,6 @@ from extproc.core.holds import (
     SCOPES,
     Applicable,
     ScopeValues,
-    at_provider,
-    scope_values,
 )
 from extproc.core.identity import resolve_envelope
 from extproc.core.model_list import model_list
@@ -37,9 +35,8 @@ from extproc.core.routing import Chain, Route, text_bytes
 from extproc.ledger.port import Account, Denied, Granted, Hold
 from extproc.policy.snapshot import Credential, Target
 from extproc.values.dialect import Dialect, Operation
-from extproc.values.limit import Amounts, Scope, Unit
+from extproc.values.limit import Amounts, Limit, Scope, Unit
 from extproc.values.refusal import Refusal
-from extproc.wire.conversation import conversation_root
 from extproc.wire.errors import WireError
 from extproc.wire.headers import CallerHeaders, api_key
 from extproc.wire.inference_request import (
@@ -218,7 +215,7 @@ class RequestMachine:
         caller, request, target = self._caller, self._request, self._chain.targets[0]
         plan = caller.plans.get((self.operation, request.model, target.name))
         if plan is None:
-            plan = self._make_plan(caller, request, target)
+            plan = self._make_plan(target, "")
         self._plan = plan
         applicable = plan.applicable
         if applicable.bounds_money and (request.server_tools or request.priority_tier):
@@ -231,18 +228,16 @@ class RequestMachine:
                 return self._refuse(refusals.too_many_sessions(maximum))
         return self._reserve(self._chain)
 
-    def _make_plan(self, caller: Caller, request: InferenceRequest, target: Target) -> Plan:
-        envelope, credential, provider = caller.envelope, caller.credential, target.provider.name
-        applicable = self._generation.applicable(envelope, credential, request.model, provider)
-        session = envelope.session_id
-        derived = applicable.counts_sessions and not session
-        if derived:
-            # "~" is in no identifier, so a derived session is never somebody's real one.
-            session = "~" + conversation_root(request)
-        values = scope_values(envelope, credential.id, session, request.model, provider)
+    def _make_plan(self, target: Target, moved: str) -> Plan:
+        """How the request is booked at a target. ``moved`` names what ``_overrides`` changes."""
+        caller, request, provider = self._caller, self._request, target.provider.name
+        applicable = self._generation.applicable(
+            caller.envelope, caller.credential, request.model, provider
+        )
+        values = caller.scope_values(applicable, request, request.model, provider)
         plan = Plan(applicable, values, self._account(applicable, values, target))
-        if not derived:
-            caller.plans[self.operation, request.model, target.name] = plan
+        if caller.envelope.session_id or not applicable.counts_sessions:
+            caller.plans[self.operation, request.model, target.name + moved] = plan
         return plan
 
     def _account(self, applicable: Applicable, values: ScopeValues, target: Target) -> Account:
@@ -286,6 +281,7 @@ class RequestMachine:
                 self._gate,
                 self._now_ms,
                 self._estimate_of,
+                self._limits_at,
             )
             self._ways = ways_on(denied.standings, asked)[:MAX_WAYS]
         if not self._ways:
@@ -309,15 +305,13 @@ class RequestMachine:
         """Reserves for another way, on the counters of its own provider."""
         self._way, self._request, self._clamps = way, way.request, 0
         self._overrides = {hold.limit.key.removesuffix(OVERFLOW_SUFFIX): hold for hold in way.moved}
-        caller, target = self._caller, way.chain.targets[0]
-        provider = target.provider.name
-        applicable = self._generation.applicable(
-            caller.envelope, caller.credential, self._asked.model, provider
-        )
-        if applicable.bounds_money and (way.request.server_tools or way.request.priority_tier):
-            return self._refuse(refusals.unbounded(way.request))
-        values = at_provider(self._plan.scope_values, provider)
-        self._plan = Plan(applicable, values, self._account(applicable, values, target))
+        request, target = way.request, way.chain.targets[0]
+        # A space is in no name.
+        moved = "".join([f" {hold.limit.key}@{hold.scope_value}" for hold in way.moved])
+        plan = self._caller.plans.get((self.operation, request.model, target.name + moved))
+        self._plan = plan = plan or self._make_plan(target, moved)
+        if plan.applicable.bounds_money and (request.server_tools or request.priority_tier):
+            return self._refuse(refusals.unbounded(request))
         return self._reserve(way.chain)
 
     def _forward(self, granted: Granted) -> Forward:
@@ -406,6 +400,12 @@ class RequestMachine:
     def _estimate_of(self, request: InferenceRequest, target: Target) -> Amounts:
         default_tokens = self._generation.policy.default_max_output_tokens
         return estimate_amounts(request, target, default_tokens, self._gate.estimator)
+
+    def _limits_at(self, target: Target) -> tuple[Limit, ...]:
+        """The limits that apply to the request at a target's provider."""
+        caller, generation = self._caller, self._generation
+        model, provider = self._asked.model, target.provider.name
+        return generation.applicable(caller.envelope, caller.credential, model, provider).limits
 
     def _affordable(self, chain: Chain, left_micro_usd: int) -> Chain:
         """The chain without fallbacks that the money left could not pay, not even for the shortest

@@ -56,6 +56,7 @@ class Route:
     """One virtual model in one dialect, ready to draw from."""
 
     __slots__ = (
+        "_alone",
         "_chains",
         "_cumulative",
         "_total",
@@ -73,6 +74,7 @@ class Route:
         self.weighted = tuple(t for t in served if t.weight > 0)
         idle = tuple(t for t in served if t.weight <= 0)
         self.fallbacks = idle + tuple(t for t in model.fallbacks if dialect in t.clusters)
+        self._alone: dict[str, Chain] = {}
         self._cumulative = tuple(accumulate(t.weight for t in self.weighted))
         self._total = self._cumulative[-1] if self._cumulative else 0
         self.narrowest_bytes = min(
@@ -95,6 +97,13 @@ class Route:
                 return self._chains[0]
             return self._chains[bisect_right(self._cumulative, draw * self._total)]
         return self._draw_available(draw, breakers, now_ms)
+
+    def alone(self, target: Target) -> Chain:
+        """The chain of one of the route's targets and nothing else."""
+        chain = self._alone.get(target.id)
+        if chain is None:
+            chain = self._alone[target.id] = Chain(self.dialect, (target,), self.model.breaker)
+        return chain
 
     def _chain(self, drawn: int) -> Chain:
         first = self.weighted[drawn]

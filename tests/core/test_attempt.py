@@ -183,7 +183,9 @@ def test_a_limit_in_dollars_that_only_the_later_provider_has_bounds_the_output()
     home = world("{id: at-openai, ceiling_usd: 9, window: 1d, when: {providers: [openai]}}")
     first = ask(home, max_tokens=None)
     assert bounds(first) == {}
-    assert bounds(home.attempt(first, 1)) == {"max_tokens": 4_096}
+    bounded = home.attempt(first, 1)
+    assert bounds(bounded) == {"max_tokens": 4_096}
+    assert bounded.notes == (), "nothing was cut"
     unpriced = ask(home, web_search_options={})
     refused = home.attempt(unpriced, 1)
     assert isinstance(refused, Refuse)

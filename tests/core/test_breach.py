@@ -337,3 +337,64 @@ def test_the_last_share_of_a_degrading_budget_is_for_degraded_answers() -> None:
     assert degraded[0] == 300
     assert lengths == sorted(lengths, reverse=True)
     assert sum(length == 1_000 for length in lengths) >= 6
+
+
+# -- providers ------------------------------------------------------------------------------------
+
+
+def test_F58_a_budget_per_provider_bounds_each_provider_also_under_a_fallback() -> None:
+    text = budget(
+        "{id: b, ceiling_usd: 0.03, window: 1d, per: provider, on_exceed: fallback_to_cheaper}"
+    )
+    world = World(text)
+    body = chat(model="mixed", max_tokens=1_000)
+    served = []
+    while isinstance(command := world.ask(body), Forward):
+        served.append(targets(command)[0])
+        assert len(served) < 500
+    assert served[0] == "openai/gpt-4o"
+    # At the same provider up to the whole of its ceiling, at the other one up to its own share.
+    assert set(served) == {"openai/gpt-4o", "openai/gpt-4o-mini", "vertex/gemini-2.0-flash"}
+    (limit,) = world.gate.generation.policy.limits
+    hold = world.reservations[0].account.holds[0]
+    assert 29_000 < world.ledger.used(hold, NOW) <= 30_000
+    other = hold._replace(scope_value="vertex")
+    assert 26_000 < world.ledger.used(other, NOW) <= limit.fallback_ceiling == 27_000
+
+
+def test_a_rule_of_one_provider_does_not_follow_to_another() -> None:
+    text = rule(
+        "{id: r, when: {providers: [openai]}, limit: {usd: 0.03, window: 1d},"
+        " on_breach: fallback_to_cheaper}"
+    )
+    world = World(text)
+    world.break_target("openai/gpt-4o-mini")
+    body = chat(model="mixed", max_tokens=1_000)
+    served = [targets(world.ask(body))[0] for _ in range(30)]
+    assert served[0] == "openai/gpt-4o"
+    assert served[-1] == "vertex/gemini-2.0-flash"
+    assert world.reservations[-1].account.holds == ()
+
+
+def test_fallback_traffic_shares_its_accounts_and_chains() -> None:
+    world = once("fallback_to_cheaper")
+    body = chat(model="mixed", max_tokens=300)
+    second(world, body)
+    first = (world.reservations[-1].account, world.ask(body).chain)
+    assert (world.reservations[-1].account, world.ask(body).chain) == first
+    named = once("fallback_to_claude-haiku-4-5")
+    chain = second(named, chat()).chain
+    assert named.ask(chat()).chain is chain
+
+
+def test_moved_traffic_without_a_session_header_is_booked_on_its_own_conversation() -> None:
+    text = rule("{id: r, limit: {requests: 1, window: 1h}, scope: session, on_breach: degrade}")
+    world = World(text)
+    sessions = set()
+    for words in ("one", "two"):
+        body = chat(max_tokens=4_000, messages=[{"role": "user", "content": words}])
+        second(world, body)
+        (hold,) = world.reservations[-1].account.holds
+        assert hold.limit.key == "r/requests:overflow"
+        sessions.add(hold.scope_value)
+    assert len(sessions) == 2

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.holds import Applicable, at_provider, joined, moved_to_fallback, scope_values
+from extproc.core.holds import Applicable, joined, moved_to_fallback, scope_values
 from extproc.values.envelope import Envelope
 from extproc.values.limit import NO_CEILING, Breach, BreachKind, Limit, Scope, Unit
 from extproc.values.window import parse_window
@@ -89,10 +89,3 @@ def test_a_moved_rate_rule_overflows_visibly_and_a_moved_budget_stays_a_ceiling(
     assert moved.ceiling == 10
     (dollars,) = Applicable((limit("rate", unit=Unit.LIKELY_MICRO_USD),)).holds(values())
     assert moved_to_fallback(dollars) == dollars
-
-
-def test_another_provider_changes_nothing_but_what_is_keyed_on_it() -> None:
-    here = values(team="t")
-    assert at_provider(here, "provider") is here
-    there = at_provider(here, "elsewhere")
-    assert there == scope_values(Envelope(team="t"), "key", "s", "model", "elsewhere")
