@@ -37,10 +37,10 @@ budgets:
 name: fails-over
 type: gateway-load-balancing-config
 rules:
-  - {id: cheap, weight: 1, target: {provider: bedrock, model: claude-haiku-4-5}, timeout_ms: 2000}
+  - {id: cheap, weight: 1, target: {provider: bedrock, model: claude-haiku-4-5}, timeout_ms: 900}
 fallbacks:
-  - {id: dear, provider: openai, model: gpt-4o, timeout_ms: 2000}
-  - {id: newer, provider: vertex, model: gpt-5, timeout_ms: 2000}
+  - {id: dear, provider: openai, model: gpt-4o, timeout_ms: 900}
+  - {id: newer, provider: vertex, model: gpt-5, timeout_ms: 900}
 ---
 name: prices
 type: gateway-config
@@ -192,7 +192,8 @@ def test_an_answer_of_a_fallback_names_the_rule_and_is_counted(gateway: Gateway)
 
 
 def test_a_later_attempt_is_clamped_to_what_the_first_one_leaves(gateway: Gateway) -> None:
-    gateway.faults("bedrock", status=503)
+    # It times out, so it stays charged: an error status might be released in time for the next one.
+    gateway.faults("bedrock", hang="before_headers")
     headers = tight()
     raw = openai_client(gateway).chat.completions.with_raw_response.create(
         model="fails-over", messages=MESSAGES, max_tokens=400, extra_headers=headers
@@ -202,6 +203,21 @@ def test_a_later_attempt_is_clamped_to_what_the_first_one_leaves(gateway: Gatewa
     assert 256 <= tokens < 400
     assert raw.parse().usage.completion_tokens == tokens
     assert received(gateway)["max_tokens"] == tokens
+    # What was said of the first attempt stays said.
+    assert raw.headers["x-tfy-policy-generation"] == "1"
+    assert "tight" in raw.headers["x-tfy-applied-rules"]
+
+
+def test_a_stream_of_a_clamped_later_attempt_still_hides_what_was_not_asked_for(
+    gateway: Gateway,
+) -> None:
+    gateway.faults("bedrock", hang="before_headers")
+    raw = openai_client(gateway).chat.completions.with_raw_response.create(
+        model="fails-over", messages=MESSAGES, max_tokens=400, stream=True, extra_headers=tight()
+    )
+    chunks = list(raw.parse())
+    assert maximum(raw.headers) < 400
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
 
 
 def test_F58_an_injected_maximum_follows_the_model_family(gateway: Gateway) -> None:
