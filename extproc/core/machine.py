@@ -289,7 +289,8 @@ class RequestMachine:
         return self._take(self._ways.pop(0))
 
     def _clamped(self, denied: Denied) -> InferenceRequest | None:
-        """The request as the remainder of the full limits can pay for it; None if it cannot."""
+        """The request as the remainder of the full limits can pay for it; None if it cannot, and
+        the ledger has said of the shortest answer when it will fit."""
         if self._clamps >= MAX_CLAMPS:
             return None
         self._clamps += 1
@@ -297,9 +298,14 @@ class RequestMachine:
         bound = output_bound_tokens(request, target, policy.default_max_output_tokens)
         way = self._way
         floor = floor_tokens(request, policy.min_output_tokens) if way is None else way.floor
-        return clamped(
+        shorter = clamped(
             request, bound, floor, denied.standings, lambda cut: self._estimate_of(cut, target)
         )
+        never_fits = any(standing.resets_at_ms is None for standing in denied.standings)
+        if shorter is None and floor < bound and never_fits:
+            # What never fits as asked may fit later at the shortest: asking for that tells when.
+            return with_maximum(request, floor)
+        return shorter
 
     def _take(self, way: Way) -> Reserve | Refuse:
         """Reserves for another way, on the counters of its own provider."""

@@ -298,7 +298,10 @@ def test_what_the_remainder_buys_is_served_and_said() -> None:
     assert world.gate.in_flight["r1"].attempts[1].amounts == cut.amounts
     refused = world.ask(chat(max_tokens=4_000))
     assert isinstance(refused, Refuse)
-    assert len(world.reservations) == 1, "below the floor nobody is asked again"
+    # What is said is said of the shortest answer: that may fit one day, 4,000 tokens never.
+    assert refused.refusal.limit is not None
+    assert refused.refusal.limit.estimated == world.reservations[-1].amounts[Unit.MICRO_USD]
+    assert world.reservations[-1].amounts[Unit.OUTPUT_TOKENS] == 256
 
 
 def test_both_fields_of_a_caller_that_sent_both_are_cut() -> None:
@@ -338,6 +341,28 @@ def test_a_thinking_budget_that_does_not_fit_gets_the_breach_action() -> None:
     sent = json.loads(world.ask(body, path="/v1/messages").body)
     assert sent["thinking"] == body["thinking"]
     assert 1_280 <= sent["max_tokens"] < 4_000
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "asked_again"), [(1_000, []), (4_000, [256]), (256, []), (16, [])]
+)
+def test_only_what_never_fits_is_asked_for_at_its_shortest_to_say_when(
+    asked_for: int, asked_again: list[int]
+) -> None:
+    world = World(TIGHT)
+    asked: list[int] = []
+
+    def full(command: Reserve) -> Denied:
+        """Spent until tomorrow."""
+        asked.append(command.amounts[Unit.OUTPUT_TOKENS])
+        (hold,) = command.account.holds
+        never = command.amounts[Unit.MICRO_USD] > hold.ceiling
+        return Denied([Standing(hold, hold.ceiling, 0, None if never else NOW + 30_000)])
+
+    world.reserve = full  # type: ignore[method-assign]
+    refused = world.ask(chat(max_tokens=asked_for))
+    assert asked[1:] == asked_again
+    assert refused.refusal.retry_after_s == 30
 
 
 def test_who_loses_every_race_for_the_remainder_gets_the_breach_action() -> None:
