@@ -19,6 +19,7 @@ from extproc.wire.inference_request import InferenceRequest
 from extproc.wire.reasoning import (
     MIN_THINKING_TOKENS,
     NO_EDITS,
+    SAID_OF_EDITS,
     Edits,
     less_effort,
     less_thinking,
@@ -101,6 +102,25 @@ def ways_on(standings: Sequence[Standing], asked: Asked) -> list[Way]:
         if served is not None:
             ways.append(Way(chain, served, edits, floor, moved, fallback_from, degraded_by))
     return ways
+
+
+def notes_of(
+    asked: InferenceRequest, served: InferenceRequest, way: Way | None, store_degraded: str
+) -> list[tuple[str, str]]:
+    """What the answer says of a request that is not served as it was asked: ``Forward.notes``."""
+    notes = [("degraded", store_degraded)] if store_degraded else []
+    cut = []
+    if served.max_output_tokens != asked.max_output_tokens:
+        cut.append(f"max_tokens={served.max_output_tokens}")
+    if way is not None:
+        cut += [SAID_OF_EDITS[key] for key in way.edits]
+        if way.degraded_by:
+            cut.append(f"degraded_by={way.degraded_by}")
+        if way.fallback_from:
+            notes.append(("overflow", way.fallback_from))
+    if cut:
+        notes.append(("clamped", ", ".join(cut)))
+    return notes
 
 
 def fitted(request: InferenceRequest, target: Target, floor: int) -> InferenceRequest:

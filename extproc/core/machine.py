@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from enum import Enum
 
 from extproc.core import refusals
-from extproc.core.breach import Asked, Way, ways_on
+from extproc.core.breach import Asked, Way, notes_of, ways_on
 from extproc.core.callers import Caller, Plan, kind_of
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, Reserve
+from extproc.core.context import without_narrow
 from extproc.core.estimate import estimate_amounts, output_bound_tokens
 from extproc.core.events import RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import LEASE_MS, MAX_IN_FLIGHT, Attempt, Gate, InFlight
@@ -45,7 +46,6 @@ from extproc.wire.inference_request import (
     parse_inference_request,
     rewrite,
 )
-from extproc.wire.reasoning import SAID_OF_EDITS
 
 MAX_WAYS = 8
 """Other ways tried after a breach. Each is one more reservation; virtual models have two to six
@@ -165,9 +165,9 @@ class RequestMachine:
         if len(gate.in_flight) >= MAX_IN_FLIGHT:
             return self._refuse(refusals.TOO_MANY_IN_FLIGHT)
         if request.body_bytes > route.narrowest_bytes:
-            refusal = self._leave_out_narrow()
-            if refusal is not None:
-                return self._refuse(refusal)
+            self._chain = without_narrow(request, self._chain)
+            if not self._chain.targets:
+                return self._refuse(self._too_long())
         return self._reserve_first()
 
     def on_reserved(self, event: Reserved) -> Forward | Reserve | Refuse:
@@ -351,7 +351,7 @@ class RequestMachine:
         way = self._way
         notes: Sequence[tuple[str, str]] = ()
         if granted.degraded or way is not None or request is not self._asked:
-            notes = self._notes(granted.degraded)
+            notes = notes_of(self._asked, request, way, granted.degraded)
         self.state = State.DONE
         return Forward(
             chain,
@@ -367,23 +367,6 @@ class RequestMachine:
             self._now_ms,
             notes,
         )
-
-    def _notes(self, store_degraded: str) -> list[tuple[str, str]]:
-        """What the answer says of a request that is not served as it was asked."""
-        request, way = self._request, self._way
-        notes = [("degraded", store_degraded)] if store_degraded else []
-        cut = []
-        if request.max_output_tokens != self._asked.max_output_tokens:
-            cut.append(f"max_tokens={request.max_output_tokens}")
-        if way is not None:
-            cut += [SAID_OF_EDITS[key] for key in way.edits]
-            if way.degraded_by:
-                cut.append(f"degraded_by={way.degraded_by}")
-            if way.fallback_from:
-                notes.append(("overflow", way.fallback_from))
-        if cut:
-            notes.append(("clamped", ", ".join(cut)))
-        return notes
 
     def _forward_free(self) -> Forward:
         target = self._chain.targets[0]
@@ -435,23 +418,13 @@ class RequestMachine:
         floor = floor_tokens(request, policy.min_output_tokens) if way is None else way.floor
         return with_maximum(request, floor) if floor < bound else request
 
-    def _leave_out_narrow(self) -> Refusal | None:
-        """Takes targets out of the chain whose context a body of text this long cannot fit. Images
-        and other references are shorter in tokens than in bytes; lists of prompts are several
-        requests; and what the provider shortens by itself is the provider's business."""
-        request, chain = self._request, self._chain
-        if request.input_by_reference or self.operation not in _ONE_PROMPT:
-            return None
-        if not _SHORTENED.isdisjoint(request.body.values):
-            return None
-        narrow = [target for target in chain.targets if text_bytes(target) < request.body_bytes]
-        if len(narrow) < len(chain.targets):
-            self._chain = chain.without(narrow) if narrow else chain
-            return None
-        if any(text_bytes(target) >= request.body_bytes for target in self._route.targets):
-            return self._all_open()  # those that could are out of order
-        largest = max(target.price.context_tokens or 0 for target in narrow)
-        return refusals.context_limit_exceeded(request.model, largest)
+    def _too_long(self) -> Refusal:
+        """No target can hold the request; some that could may be out of order."""
+        targets = self._route.targets
+        if any(text_bytes(target) >= self._request.body_bytes for target in targets):
+            return self._all_open()
+        largest = max(target.price.context_tokens or 0 for target in targets)
+        return refusals.context_limit_exceeded(self._request.model, largest)
 
     def _all_open(self) -> Refusal:
         policy = self._route.model.breaker
@@ -478,10 +451,6 @@ class RequestMachine:
 _CHECK_BELOW_MICRO_USD = 1_000_000_000
 """Fallbacks are priced at admission only when less than $1,000 is left: no request costs more than
 that, so above it every target fits."""
-
-_ONE_PROMPT = (Operation.CHAT_COMPLETIONS, Operation.MESSAGES, Operation.RESPONSES)
-_SHORTENED = frozenset(("truncation", "context_management"))
-"""Fields by which the provider cuts a prompt to its context."""
 
 _SESSION_PLACE = SCOPES.index(Scope.SESSION)
 AWAIT_BODY = AwaitBody()

@@ -398,17 +398,6 @@ def test_F58_a_text_longer_than_every_context_is_refused_before_anything_is_rese
     assert world.reservations == []
 
 
-def test_a_long_body_that_is_no_long_text_is_left_to_the_provider() -> None:
-    world = World(TIGHT)
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 30_000}}
-    body = chat(model="narrow", messages=[{"role": "user", "content": [image]}])
-    assert isinstance(world.ask(body), Forward)
-    listed = {"model": "narrow", "input": ["word " * 300] * 20}
-    assert isinstance(world.ask(listed, path="/v1/embeddings"), Forward)
-    cut = {"model": "narrow", "input": "word " * 6_000, "truncation": "auto"}
-    assert isinstance(world.ask(cut, path="/v1/responses"), Forward)
-
-
 def test_a_text_that_only_a_broken_target_could_hold_waits_for_that_target() -> None:
     world = World(TIGHT)
     world.break_target("vertex/large")
