@@ -37,6 +37,7 @@ class AttemptMachine:
         "_amounts",
         "_arrived",
         "_clamps",
+        "_counts_likely",
         "_entry",
         "_event",
         "_gate",
@@ -60,6 +61,7 @@ class AttemptMachine:
         self._event = event
         self._now_ms = 0
         self._clamps = 0
+        self._counts_likely = False
 
     def on_body(self, body: bytes, now_ms: int) -> Reserve | Refuse:
         """The body as it left the gateway for the first attempt: with that one's maximum."""
@@ -87,6 +89,7 @@ class AttemptMachine:
         applicable = entry.generation.applicable(
             caller.envelope, caller.credential, model, provider
         )
+        self._counts_likely = applicable.counts_likely
         if applicable.bounds_money and (request.server_tools or request.priority_tier):
             return self._refuse(refusals.unbounded(request))
         if applicable.watches_money and request.generates and request.max_output_tokens is None:
@@ -138,8 +141,13 @@ class AttemptMachine:
         )
 
     def _estimate(self, request: InferenceRequest) -> Amounts:
+        gate, target = self._gate, self._target
         default_tokens = self._entry.generation.policy.default_max_output_tokens
-        return estimate_amounts(request, self._target, default_tokens, self._gate.estimator)
+        amounts = estimate_amounts(request, target, default_tokens, gate.estimator)
+        if not self._counts_likely:
+            return amounts
+        tag = self._entry.plan.workflow_tag
+        return gate.workflows.likely(tag, target, request.body_bytes, amounts)
 
     def _bound_tokens(self, request: InferenceRequest) -> int:
         default_tokens = self._entry.generation.policy.default_max_output_tokens
