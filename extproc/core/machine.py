@@ -268,6 +268,10 @@ class RequestMachine:
         if shorter is not None:
             self._request = shorter
             return self._reserve(self._chain)
+        return self._act_on(denied)
+
+    def _act_on(self, denied: Denied) -> Reserve | Refuse:
+        """The breach action of limits that no shorter answer fits."""
         standing = denied.standings[0]
         estimated = self._amounts[standing.hold.limit.unit]
         refusal = refusals.over_limit(standing, estimated, self._now_ms)
@@ -307,9 +311,15 @@ class RequestMachine:
             return with_maximum(request, floor)
         return shorter
 
+    def _as_asked(self) -> None:
+        """Forgets what was cut so far: there may be room for the whole answer."""
+        self._request = self._asked if self._way is None else self._way.request
+        self._clamps = 0
+
     def _take(self, way: Way) -> Reserve | Refuse:
         """Reserves for another way, on the counters of its own provider."""
-        self._way, self._request, self._clamps = way, way.request, 0
+        self._way = way
+        self._as_asked()
         self._overrides = {hold.limit.key.removesuffix(OVERFLOW_SUFFIX): hold for hold in way.moved}
         request, target = way.request, way.chain.targets[0]
         # A space is in no name.
