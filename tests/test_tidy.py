@@ -16,8 +16,6 @@ MAX_MODULE_LINES = 570
 """The goal is 400; the lean transport and the embedded ledger are above it."""
 MAX_FUNCTION_LINES = 75
 WITHOUT_A_TEST_FILE = (
-    "core/attempt.py",
-    "core/breach.py",
     "core/commands.py",
     "core/events.py",
     "core/gate.py",
@@ -67,7 +65,7 @@ never to be lengthened."""
 COVERED_FAULTS = (
     *(f"F{n:02}" for n in range(1, 12)),
     *(f"F{n}" for n in (*range(15, 26), *range(26, 37), 39, 41, 42, *range(45, 51))),
-    *("F54", "F55", "F74", "F75", "F76"),
+    *("F54", "F55", "F58", "F74", "F75", "F76"),
 )
 
 

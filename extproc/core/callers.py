@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 
-from extproc.core.holds import SCOPES, Applicable, ScopeValues
+from extproc.core.holds import SCOPES, Applicable, ScopeValues, scope_values
 from extproc.ledger.port import Account
 from extproc.policy.snapshot import Credential
 from extproc.values.envelope import Envelope
 from extproc.values.limit import Scope
+from extproc.wire.conversation import conversation_root
 from extproc.wire.headers import CallerHeaders
+from extproc.wire.inference_request import InferenceRequest
 
 MAX_CALLERS = 16_384
 """Kinds of caller remembered, some 4 KB each with their plans; afterwards the memory starts afresh.
@@ -50,7 +52,18 @@ class Caller:
         self.credential = credential
         self.envelope = envelope
         self.plans: dict[tuple[str, str, str], Plan] = {}
-        """By operation, asked model and target: as many as the policy has names, no more."""
+        """By operation, asked model and target: as many as the policy has names, no more. Beside a
+        target's name stand the limits that a breach moved, where it did."""
+
+    def scope_values(
+        self, applicable: Applicable, request: InferenceRequest, model: str, provider: str
+    ) -> ScopeValues:
+        """What the counters of a request of this caller are keyed on."""
+        session = self.envelope.session_id
+        if applicable.counts_sessions and not session:
+            # "~" is in no identifier, so a derived session is never somebody's real one.
+            session = "~" + conversation_root(request)
+        return scope_values(self.envelope, self.credential.id, session, model, provider)
 
 
 class Callers:

@@ -70,6 +70,8 @@ class SendAttempt(NamedTuple):
     target: Target
     operation: Operation
     body: bytes
+    notes: Sequence[tuple[str, str]] = ()
+    """As those of ``Forward``."""
 
 
 class Settle(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from extproc.core.breaker import Breakers
-from extproc.core.callers import Plan
+from extproc.core.callers import Caller, Plan
 from extproc.core.estimate import Estimator
 from extproc.core.generation import Generation
 from extproc.core.routing import Chain
@@ -55,6 +55,9 @@ class InFlight:
     """What a fallback moved, by limit key: later attempts are booked there too."""
     attempts: dict[int, Attempt]
     """By Envoy's count, from 1."""
+    caller: Caller
+    injected_maximum: bool
+    """The body names an output maximum that the caller did not: its field follows the target."""
     over: bool = False
     """The request's own log entry has arrived; attempts may still wait for theirs."""
 

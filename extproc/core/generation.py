@@ -19,7 +19,7 @@ conditions exceeds this, the memo starts afresh."""
 class Generation:
     """A snapshot and its memos. Dropped whole when the last request of it has ended."""
 
-    __slots__ = ("_applicable", "_routes", "callers", "names", "number", "policy")
+    __slots__ = ("_applicable", "_fallbacks", "_routes", "callers", "names", "number", "policy")
 
     def __init__(self, policy: PolicySnapshot) -> None:
         self.policy = policy
@@ -32,6 +32,7 @@ class Generation:
             for name, model in policy.virtual_models.items()
             for dialect in CALLER_DIALECTS
         }
+        self._fallbacks: dict[tuple[Breach, Dialect], Route] = {}
         self._applicable: dict[int, Applicable] = {}
 
     def route(self, model: str, dialect: Dialect) -> Route | None:
@@ -40,7 +41,11 @@ class Generation:
 
     def fallback_route(self, breach: Breach, dialect: Dialect) -> Route:
         """Where ``fallback_to_NAME`` leads. The name was resolved when the policy was loaded."""
-        return Route(self.policy.fallbacks[breach], dialect)
+        route = self._fallbacks.get((breach, dialect))
+        if route is None:
+            route = Route(self.policy.fallbacks[breach], dialect)
+            self._fallbacks[breach, dialect] = route
+        return route
 
     def applicable(
         self, envelope: Envelope, credential: Credential, model: str, provider: str

@@ -6,6 +6,7 @@ from extproc.ledger.port import Standing
 from extproc.values.limit import Limit, Unit
 from extproc.values.refusal import LimitState, Refusal, RefusalCode
 from extproc.wire.error_body import amount_text
+from extproc.wire.inference_request import InferenceRequest
 
 _UNIT_NAME = {
     Unit.REQUESTS: "requests",
@@ -85,6 +86,20 @@ def all_targets_open(model: str, retry_after_ms: int) -> Refusal:
     message = f"Every target of {model} has failed recently."
     retry_after_s = max(1, -(-retry_after_ms // 1000))
     return Refusal(RefusalCode.NO_HEALTHY_TARGET, message, retry_after_s, param="model")
+
+
+def context_limit_exceeded(model: str, context_tokens: int) -> Refusal:
+    """The request is too long for every target."""
+    message = (
+        f"The request is longer than the context of every target of {model} "
+        f"(the largest has {context_tokens} tokens)."
+    )
+    return Refusal(RefusalCode.CONTEXT_LIMIT_EXCEEDED, message)
+
+
+def unbounded(request: InferenceRequest) -> Refusal:
+    """What no price bounds was asked for where money is bounded."""
+    return server_tools() if request.server_tools else dearer_variant()
 
 
 def server_tools() -> Refusal:

@@ -167,12 +167,19 @@ def encode_forward(command: Forward) -> bytes:
         headers += b"".join([_field(2, name.encode()) for name in command.remove_headers])
     said = _limit_entries(command)
     if command.notes:
-        said += b"".join(
-            [_string(key.encode(), _text(text).encode()) for key, text in command.notes]
-        )
-    verdict = _field(5, fixed[1] + said)
-    namespace = _field(8, _field(1, _NAMESPACE + _field(2, verdict)))
-    return _body_response(headers, body, b"\x28\x01", namespace)  # clear_route_cache
+        said += _notes(command.notes)
+    return _body_response(
+        headers, body, b"\x28\x01", _metadata(fixed[1] + said)
+    )  # clear_route_cache
+
+
+def _notes(notes: Sequence[tuple[str, str]]) -> bytes:
+    return b"".join([_string(key.encode(), _text(text).encode()) for key, text in notes])
+
+
+def _metadata(entries: bytes) -> bytes:
+    """Dynamic metadata in the sidecar's namespace."""
+    return _field(8, _field(1, _NAMESPACE + _field(2, _field(5, entries))))
 
 
 def _body_response(headers: bytes, body: bytes, rest: bytes, after: bytes) -> bytes:
@@ -252,7 +259,8 @@ def encode_send_attempt(command: SendAttempt) -> bytes:
         + _content_length(len(command.body))
         + _REMOVE_CREDENTIALS
     )
-    return _body_response(headers, command.body, b"", b"")
+    said = _metadata(_notes(command.notes)) if command.notes else b""
+    return _body_response(headers, command.body, b"", said)
 
 
 def encode_refuse(command: Refuse) -> bytes:

@@ -22,6 +22,7 @@ class Metrics:
         "alerts_failed",
         "alerts_fired",
         "breached_fallbacks",
+        "clamped",
         "expired",
         "generation",
         "internal_errors",
@@ -44,6 +45,7 @@ class Metrics:
         self.alerts_failed = 0
         self.alerts_dropped = 0
         self.breached_fallbacks = 0
+        self.clamped = 0
         self.refused: Counter[RefusalCode] = Counter()
         self.would_block: Counter[str] = Counter()
         self.settled = 0
@@ -67,6 +69,7 @@ class Metrics:
 _COUNTERS = (
     ("admitted", "Requests that were let go"),
     ("breached_fallbacks", "Requests that a breached limit moved to another target"),
+    ("clamped", "Requests and later attempts whose output was cut to what limits leave"),
     ("settled", "Reservations replaced by reported usage"),
     ("settled_without_usage", "Reservations charged in full because no final usage came"),
     ("suspect_usage", "Usage reports that cannot be true"),

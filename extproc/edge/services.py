@@ -15,7 +15,16 @@ from typing import Any
 
 from extproc.core import settlement
 from extproc.core.attempt import AttemptMachine
-from extproc.core.commands import Command, EndCommand, Forward, Refuse, Reserve, Settle, Verdict
+from extproc.core.commands import (
+    Command,
+    EndCommand,
+    Forward,
+    Refuse,
+    Reserve,
+    SendAttempt,
+    Settle,
+    Verdict,
+)
 from extproc.core.events import AttemptStarted, RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import Gate
 from extproc.core.machine import RequestMachine
@@ -143,6 +152,12 @@ class _DecidingService(_Service):
         answer, end = codec.encode(command)
         if isinstance(command, Forward):
             metrics.admitted += 1
+            if command.notes:
+                keys = [key for key, _ in command.notes]
+                metrics.breached_fallbacks += "overflow" in keys
+                metrics.clamped += "clamped" in keys
+        elif isinstance(command, SendAttempt):
+            metrics.clamped += bool(command.notes)
         elif isinstance(command, Refuse):
             metrics.refused[command.refusal.code] += 1
         stream.send(answer, end=end)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from extproc.policy.catalogue import LACKS
 from extproc.policy.channel_documents import warn_of_unset_channels
 from extproc.policy.document import READERS
 from extproc.policy.drafts import (
@@ -17,7 +18,7 @@ from extproc.policy.drafts import (
     ProviderDraft,
     TargetDraft,
 )
-from extproc.policy.matching import ConditionalLimit, LimitIndex
+from extproc.policy.matching import MATCH_FIELDS, ConditionalLimit, LimitIndex
 from extproc.policy.models import canonical_model, in_family
 from extproc.policy.prices import find_price
 from extproc.policy.reading import Findings, Section
@@ -38,7 +39,12 @@ from extproc.values.limit import UNIT_BY_NAME, Breach, BreachKind, Limit, Scope,
 MAX_FILES = 1_000
 MAX_RULES = 50_000
 
-_PENDING_ACTIONS = (BreachKind.QUEUE_THEN_429, BreachKind.DEGRADE)
+_PENDING_ACTIONS = (BreachKind.QUEUE_THEN_429,)
+
+_MODEL_PLACE = MATCH_FIELDS.index("model")
+
+_COMPARED_TOKENS = (3_000, 1_000)
+"""Input and output of the request by which the prices of two models are compared."""
 
 
 def compile_folder(
@@ -231,6 +237,7 @@ class _Compiler:
                 for dialect, endpoint in provider.endpoints.items()
             },
             weight=draft.weight,
+            lacks=draft.lacks | LACKS.get(canonical_model(draft.model), frozenset()),
         )
 
     # -- credentials ------------------------------------------------------------------------------
@@ -319,7 +326,23 @@ class _Compiler:
                 resolved = self._resolve_fallback(draft)
                 if resolved is not None:
                     fallbacks[breach] = resolved
+            if breach in fallbacks:
+                self._compare_prices(draft, fallbacks[breach])
         return fallbacks
+
+    def _compare_prices(self, draft: LimitDraft, fallback: VirtualModel) -> None:
+        """Whether a fallback may cost more than what it stands in for."""
+        dearest = max(fallback.targets, key=_compared_price, default=None)
+        for model in self._models.values():
+            if model is fallback or model.physical or not _may_match(draft, model.name):
+                continue
+            asked = max(map(_compared_price, model.targets), default=0)
+            if dearest is not None and _compared_price(dearest) > asked:
+                draft.section.warning(
+                    draft.breach_key,
+                    "dearer_fallback",
+                    f"{draft.id}: {dearest.name} costs more than what {model.name} asks for",
+                )
 
     def _resolve_fallback(self, draft: LimitDraft) -> VirtualModel | None:
         name = draft.breach.name
@@ -344,12 +367,11 @@ class _Compiler:
 
     def _check_cycle(self, draft: LimitDraft, name: str) -> None:
         """A rule for one model that falls back to a model whose rule falls back to the first."""
-        model_place = 8
         leads: dict[str, set[str]] = {}
         for other in self._drafts.limits:
             if other.breach.kind is BreachKind.FALLBACK_TO and other.breach.name in self._models:
                 for condition in other.conditions:
-                    if condition.place == model_place:
+                    if condition.place == _MODEL_PLACE:
                         for source in condition.values:
                             leads.setdefault(source, set()).add(other.breach.name)
         seen: set[str] = set()
@@ -361,10 +383,19 @@ class _Compiler:
             seen.add(current)
             todo += leads.get(current, ())
         for condition in draft.conditions:
-            if condition.place == model_place and condition.values & seen:
+            if condition.place == _MODEL_PLACE and condition.values & seen:
                 draft.section.error(
                     draft.breach_key, "fallback_cycle", f"falling back to {name!r} leads back here"
                 )
+
+
+def _compared_price(target: Target) -> int:
+    return target.price.worst_case_micro_usd(*_COMPARED_TOKENS)
+
+
+def _may_match(draft: LimitDraft, model: str) -> bool:
+    """Whether a rule can apply to requests for the model."""
+    return all(c.holds(model) for c in draft.conditions if c.place == _MODEL_PLACE)
 
 
 def _limit(draft: LimitDraft, unit_name: str, ceiling: int) -> Limit:
@@ -383,6 +414,7 @@ def _limit(draft: LimitDraft, unit_name: str, ceiling: int) -> Limit:
         on_store_failure=draft.on_store_failure,
         emergency_amount=ceiling * draft.emergency_pct // 100,
         max_wait_ms=draft.max_wait_ms,
+        degrade_max_output_tokens=draft.degrade_max_output_tokens,
         alerts=draft.alerts,
         renamed_from=f"{draft.renamed_from}/{unit_name}" if draft.renamed_from else "",
     )

@@ -11,6 +11,7 @@ from extproc.values.dialect import Dialect
 from extproc.values.limit import Alert, Breach, Scope, StoreFailure
 from extproc.values.money import Price
 from extproc.values.window import Window
+from extproc.wire.capabilities import Capability
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class LimitDraft:
     emergency_pct: int
     alerts: tuple[Alert, ...]
     renamed_from: str
+    degrade_max_output_tokens: int
     fallback_at_pct: int = 100
     statistical: bool = False
 
@@ -46,6 +48,7 @@ class TargetDraft:
     model: str
     timeout_ms: int
     weight: int
+    lacks: frozenset[Capability]
 
 
 @dataclass(slots=True)

@@ -39,10 +39,16 @@ MAX_WAIT_MS = 60_000
 DEFAULT_WAIT_MS = 10_000
 DEFAULT_EMERGENCY_PCT = 1
 """Of the ceiling, for each sidecar and scope value: nobody else can use what is set aside."""
-DEFAULT_FALLBACK_PCT = 90
-"""The last share of a budget with a fallback is for cheaper targets only."""
 MIN_FORECAST_WINDOW_MS = 3_600_000
 """A rate is seen over five minutes at least; a shorter window has moved on by then."""
+DEFAULT_FALLBACK_PCT = 90
+"""The last share of a budget with a fallback is for cheaper targets only, and that of a budget with
+``degrade`` for degraded answers."""
+DEFAULT_DEGRADED_TOKENS = 2_048
+"""Half of what is injected where a caller names no maximum: the least that a model may be given to
+think (1,024), and an answer as long."""
+MAX_DEGRADED_TOKENS = 1_000_000
+_SHARED = (BreachKind.FALLBACK_TO, BreachKind.FALLBACK_TO_CHEAPER, BreachKind.DEGRADE)
 
 
 def read_rate_limits(document: Section, drafts: Drafts) -> None:
@@ -86,8 +92,7 @@ def read_budgets(document: Section, drafts: Drafts) -> None:
         )
         mode = budget.choice("mode", ("strict", "statistical"), "strict")
         draft.statistical = mode == "statistical"
-        fallback = draft.breach.kind in (BreachKind.FALLBACK_TO, BreachKind.FALLBACK_TO_CHEAPER)
-        default_pct = DEFAULT_FALLBACK_PCT if fallback else 100
+        default_pct = DEFAULT_FALLBACK_PCT if draft.breach.kind in _SHARED else 100
         draft.fallback_at_pct = budget.integer("fallback_at_pct", default_pct, 1, 100)
         drafts.limits.append(draft)
         budget.done()
@@ -122,6 +127,9 @@ def _limit_draft(
         emergency_pct=section.integer("emergency_quota_pct", DEFAULT_EMERGENCY_PCT, 1, 50),
         alerts=_alerts(section, window, drafts),
         renamed_from=section.text("renamed_from"),
+        degrade_max_output_tokens=section.integer(
+            "degrade_max_output_tokens", DEFAULT_DEGRADED_TOKENS, 1, MAX_DEGRADED_TOKENS
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from extproc.policy.matching import LimitIndex
 from extproc.values.dialect import Dialect
 from extproc.values.limit import Breach, BreachKind, Limit
 from extproc.values.money import Price
+from extproc.wire.capabilities import Capability
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,8 @@ class Target:
     Only dialects in which the target can serve a caller are present."""
     weight: int = 0
     """Share in the draw; 0 for fallbacks."""
+    lacks: frozenset[Capability] = frozenset()
+    """What the model cannot do: a breached limit moves no request there that needs it."""
     name: str = field(init=False)
     """``provider/model``: what ``x-tfy-resolved-model`` says and breakers are keyed on."""
 

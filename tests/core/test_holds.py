@@ -87,3 +87,5 @@ def test_a_moved_rate_rule_overflows_visibly_and_a_moved_budget_stays_a_ceiling(
     moved = moved_to_fallback(budget)
     assert moved.limit.key == budget.limit.key
     assert moved.ceiling == 10
+    (dollars,) = Applicable((limit("rate", unit=Unit.LIKELY_MICRO_USD),)).holds(values())
+    assert moved_to_fallback(dollars) == dollars

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from policies import budget, codes, limits, rule
+from policies import budget, codes, limits, rule, snapshot
 
 from extproc.values.limit import Alert, StoreFailure, Unit
 
@@ -42,6 +42,21 @@ def test_alerts_keep_their_thresholds_and_channels() -> None:
     assert limits(more=text)["a/usd"].alerts == (Alert(80, ("slack:#x",)),)
 
 
+def test_degraded_answers_have_a_length_and_a_share_of_their_own() -> None:
+    text = budget("{id: a, ceiling_usd: 1, window: daily, on_exceed: degrade}")
+    found = limits(more=text)["a/usd"]
+    assert found.degrade_max_output_tokens == 2_048
+    assert found.fallback_ceiling == 900_000
+    text = rule(
+        "{id: a, limit: {requests: 9, window: 1h}, on_breach: degrade,"
+        " degrade_max_output_tokens: 300}"
+    )
+    found = limits(more=text)["a/requests"]
+    assert found.degrade_max_output_tokens == 300
+    assert found.fallback_ceiling == 9
+    assert snapshot(more=text).warnings == ()
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -56,6 +71,10 @@ def test_alerts_keep_their_thresholds_and_channels() -> None:
             "out_of_range",
         ),
         (budget("{id: a, ceiling_usd: 1, window: daily, mode: likely}"), "bad_value"),
+        (
+            budget("{id: a, ceiling_usd: 1, window: daily, degrade_max_output_tokens: 0}"),
+            "out_of_range",
+        ),
         (rule("{id: a, limit: {requests: 1, window: 1h}, mode: statistical}"), "unknown_key"),
     ],
 )
