@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from extproc.core import refusals
 from extproc.core.commands import Refuse, Reserve, SendAttempt
-from extproc.core.estimate import estimate_amounts
+from extproc.core.estimate import estimate_amounts, likely_micro_usd
 from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
-from extproc.core.holds import SCOPES
+from extproc.core.holds import SCOPES, ScopeValues, scope_key
+from extproc.core.velocity import Counted, TooFast
 from extproc.ledger.port import Account, Granted
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect
@@ -28,7 +29,16 @@ _PROVIDER_PLACE = SCOPES.index(Scope.PROVIDER)
 class AttemptMachine:
     """Decides one attempt after the first."""
 
-    __slots__ = ("_amounts", "_entry", "_event", "_gate", "_now_ms", "_request", "_target")
+    __slots__ = (
+        "_amounts",
+        "_counted",
+        "_entry",
+        "_event",
+        "_gate",
+        "_now_ms",
+        "_request",
+        "_target",
+    )
 
     _entry: InFlight
     _target: Target
@@ -39,6 +49,7 @@ class AttemptMachine:
         self._gate = gate
         self._event = event
         self._now_ms = 0
+        self._counted: list[Counted] = []
 
     def on_body(self, body: bytes, now_ms: int) -> Reserve | Refuse:
         """The body as it left the gateway for the first attempt."""
@@ -57,6 +68,11 @@ class AttemptMachine:
             self._request = parse_inference_request(entry.operation, body)
         except WireError as error:
             return self._refuse(error.refusal)
+        kills, plan = self._gate.kills, entry.plan
+        if kills.active:
+            killed = kills.stops_request(plan.subject, target, self._request)
+            if killed:
+                return self._refuse(refusals.killed(killed))
         generation = entry.generation
         self._amounts = estimate_amounts(
             self._request,
@@ -64,9 +80,12 @@ class AttemptMachine:
             generation.policy.default_max_output_tokens,
             self._gate.estimator,
         )
-        plan = entry.plan
         values = list(plan.scope_values)
         values[_PROVIDER_PLACE] = target.provider.name
+        if plan.watched:
+            refusal = self._too_fast(tuple(values))
+            if refusal is not None:
+                return self._refuse(refusal)
         holds = plan.applicable.holds(tuple(values), entry.overrides)
         return Reserve(
             f"{event.request_id}/{event.attempt}",
@@ -86,7 +105,7 @@ class AttemptMachine:
             return self._refuse(refusals.over_limit(standing, estimated, self._now_ms))
         number = self._event.attempt
         entry.attempts[number] = Attempt(
-            f"{self._event.request_id}/{number}", target, self._amounts
+            f"{self._event.request_id}/{number}", target, self._amounts, counted=self._counted
         )
         self._gate.breakers.sent(target.name, entry.chain.breaker, self._now_ms)
         return SendAttempt(
@@ -103,7 +122,20 @@ class AttemptMachine:
         """Our own fault, found by the edge."""
         return self._refuse(refusals.INTERNAL_ERROR)
 
+    def _too_fast(self, values: ScopeValues) -> Refusal | None:
+        """Passes the velocity breakers, as the first attempt did."""
+        entry, gate = self._entry, self._gate
+        watched = [(rule, scope_key(rule.scope, values)) for rule, _ in entry.plan.watched]
+        likely = likely_micro_usd(self._amounts, self._target)
+        probing = any(one.probe for tried in entry.attempts.values() for one in tried.counted)
+        found = gate.velocity.admit(watched, likely, self._now_ms, probing=probing)
+        if isinstance(found, TooFast):
+            return refusals.too_fast(found, likely, self._now_ms)
+        self._counted = found
+        return None
+
     def _refuse(self, refusal: Refusal) -> Refuse:
+        self._gate.velocity.give_back(self._counted, self._now_ms)
         entry = self._gate.in_flight.get(self._event.request_id)
         dialect = entry.operation.dialect if entry else Dialect.OPENAI
         generation = (entry.generation if entry else self._gate.generation).number

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from extproc.core.holds import Applicable, ScopeValues
+from extproc.core.velocity import Watched
 from extproc.ledger.port import Account
 from extproc.policy.snapshot import Credential
 from extproc.values.envelope import Envelope
@@ -25,24 +26,40 @@ Kind = tuple[bytes, tuple[bytes | None, ...]]
 class Plan:
     """How requests of one caller to one target are booked."""
 
-    __slots__ = ("account", "applicable", "scope_values")
+    __slots__ = ("account", "applicable", "checked", "scope_values", "subject", "watched")
 
-    def __init__(self, applicable: Applicable, scope_values: ScopeValues, account: Account) -> None:
+    def __init__(
+        self,
+        applicable: Applicable,
+        scope_values: ScopeValues,
+        account: Account,
+        watched: tuple[Watched, ...] = (),
+        subject: tuple[str, ...] = (),
+    ) -> None:
         self.applicable = applicable
         self.scope_values = scope_values
         self.account = account
+        self.watched = watched
+        """The velocity breakers that requests of this plan pass."""
+        self.subject = subject
+        """What the kill switch looks at: values in the order of ``MATCH_FIELDS``, up to the asked
+        model; a derived session in the place of the session."""
+        self.checked = 0
+        """The version of the kill switch that let this plan pass."""
 
 
 class Caller:
     """A verified kind of caller."""
 
-    __slots__ = ("credential", "envelope", "plans")
+    __slots__ = ("checked", "credential", "envelope", "plans")
 
     def __init__(self, credential: Credential, envelope: Envelope) -> None:
         self.credential = credential
         self.envelope = envelope
         self.plans: dict[tuple[str, str, str], Plan] = {}
         """By operation, asked model and target: as many as the policy has names, no more."""
+        self.checked = 0
+        """The version of the kill switch that let this caller pass."""
 
 
 class Callers:

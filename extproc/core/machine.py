@@ -1,6 +1,7 @@
 """One request, from its headers to its forwarding or refusal.
 
-    headers  -> AwaitBody | Answer | Refuse
+    headers  -> AwaitBody | Answer | Peek | Refuse
+    peeked   -> Answer
     body     -> Reserve | Forward (operations that are free) | Refuse
     reserved -> Forward | Reserve (a fallback) | Refuse
 
@@ -15,20 +16,24 @@ import hashlib
 from collections.abc import Sequence
 from enum import Enum
 
-from extproc.core import refusals
+from extproc.core import effective_budget, refusals
 from extproc.core.breach import Fallback, fallbacks_for
 from extproc.core.callers import Caller, Plan, kind_of
-from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, Reserve
-from extproc.core.estimate import estimate_amounts, output_bound_tokens
-from extproc.core.events import RequestBody, RequestHeaders, Reserved
+from extproc.core.commands import Answer, AwaitBody, Forward, Peek, Refuse, Reserve
+from extproc.core.effective_budget import Question
+from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bound_tokens
+from extproc.core.events import Peeked, RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import LEASE_MS, MAX_IN_FLIGHT, Attempt, Gate, InFlight
 from extproc.core.holds import SCOPES, Applicable, ScopeValues, scope_values
 from extproc.core.identity import resolve_envelope
+from extproc.core.kill_switch import DERIVED_SESSION_MARK
 from extproc.core.model_list import model_list
 from extproc.core.routing import Chain, Route
+from extproc.core.velocity import Counted, TooFast
 from extproc.ledger.port import Account, Denied, Granted, Hold
 from extproc.policy.snapshot import Credential, Target
-from extproc.values.dialect import Dialect, Operation
+from extproc.values.dialect import OPERATION_BY_PATH, OWN_OPERATIONS, Dialect, Operation
+from extproc.values.envelope import ENVELOPE_FIELDS, Envelope
 from extproc.values.limit import Amounts, Scope, Unit
 from extproc.values.refusal import Refusal
 from extproc.wire.conversation import conversation_root
@@ -51,6 +56,7 @@ class State(Enum):
     HEADERS = "headers"
     BODY = "body"
     RESERVATION = "reservation"
+    PEEK = "peek"
     DONE = "done"
 
 
@@ -61,6 +67,7 @@ class RequestMachine:
         "_amounts",
         "_caller",
         "_chain",
+        "_counted",
         "_fallbacks",
         "_first_refusal",
         "_gate",
@@ -68,9 +75,11 @@ class RequestMachine:
         "_now_ms",
         "_overrides",
         "_plan",
+        "_question",
         "_remove",
         "_request",
         "_route",
+        "_rules",
         "dialect",
         "operation",
         "request_id",
@@ -85,6 +94,7 @@ class RequestMachine:
     _chain: Chain
     _plan: Plan
     _amounts: Amounts
+    _question: Question
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -96,8 +106,10 @@ class RequestMachine:
         self._overrides: dict[str, Hold] | None = None
         self._fallbacks: list[Fallback] | None = None
         self._first_refusal: Refusal | None = None
+        self._counted: list[Counted] | None = None
+        self._rules = ""
 
-    def on_headers(self, event: RequestHeaders) -> AwaitBody | Answer | Refuse:
+    def on_headers(self, event: RequestHeaders) -> AwaitBody | Answer | Peek | Refuse:
         """Who asks, and may they ask at all."""
         assert self.state is State.HEADERS
         generation = self._generation
@@ -106,8 +118,10 @@ class RequestMachine:
             self.request_id = headers.request_id
             self.operation = operation = headers.operation
             self.dialect = operation.dialect
-            if operation is Operation.MODELS:
-                return self._list_models(headers)
+            if operation in OWN_OPERATIONS:
+                self._note_caller(event)
+                if operation is Operation.MODELS:
+                    return self._list_models(headers)
             kind = kind_of(headers)
             caller = generation.callers.find(kind)
             if caller is None:
@@ -116,9 +130,15 @@ class RequestMachine:
                     return self._refuse(found)
                 caller = found
                 generation.callers.remember(kind, caller)
+            if caller.checked != self._gate.kills.version:
+                killed = self._killed_caller(caller)
+                if killed:
+                    return self._refuse(refusals.killed(killed))
         except WireError as error:
             self._note_caller(event)
             return self._refuse(error.refusal)
+        if operation is Operation.EFFECTIVE_BUDGET:
+            return self._ask_budget(event, caller)
         if event.end_of_stream:
             return self._refuse(refusals.empty_body())
         self._caller = caller
@@ -161,6 +181,13 @@ class RequestMachine:
             return self._forward(outcome)
         return self._breached(outcome)
 
+    def on_peeked(self, event: Peeked) -> Answer:
+        """What the counters say that the caller asked about."""
+        assert self.state is State.PEEK
+        self.state = State.DONE
+        body = effective_budget.answer(self._question, event.standings, event.now_ms)
+        return Answer(body, self.request_id, self._generation.number)
+
     def on_ledger_failed(self) -> Refuse:
         """The ledger is not there: nothing is admitted."""
         return self._refuse(refusals.LEDGER_FAILED)
@@ -175,20 +202,32 @@ class RequestMachine:
         credential = self._credential(headers)
         if credential is None:
             return self._refuse(refusals.INVALID_CREDENTIAL)
-        self.state = State.DONE
         generation = self._generation
+        if self._gate.kills.stops(("",) * len(Envelope._fields) + (credential.id,)):
+            return self._refuse(refusals.killed("credential"))
+        self.state = State.DONE
         return Answer(model_list(generation, credential), self.request_id, generation.number)
+
+    def _ask_budget(self, event: RequestHeaders, caller: Caller) -> Peek | Refuse:
+        path = next(value for name, value in event.headers if name == ":path")
+        model = effective_budget.model_asked(path)
+        found = effective_budget.ask(self._gate, caller, model, self.dialect, event.now_ms)
+        if isinstance(found, Refusal):
+            return self._refuse(found)
+        self._question = found
+        self.state = State.PEEK
+        return Peek(found.holds, event.now_ms)
 
     def _credential(self, headers: CallerHeaders) -> Credential | None:
         key = api_key(headers.authorization, headers.x_api_key)
-        return self._generation.policy.credentials.get(hashlib.sha256(key).digest())
+        credential = self._generation.policy.credentials.get(hashlib.sha256(key).digest())
+        return None if credential is None or credential.revoked else credential
 
     def _verified(self, headers: CallerHeaders) -> Caller | Refusal:
         """A caller seen for the first time. Raises ``WireError``."""
         policy = self._generation.policy
-        key = api_key(headers.authorization, headers.x_api_key)
+        credential = self._credential(headers)
         claims = self._generation.names.claims(headers.identity)
-        credential = policy.credentials.get(hashlib.sha256(key).digest())
         if credential is None:
             return refusals.INVALID_CREDENTIAL
         envelope = resolve_envelope(credential, claims, policy.envelope)
@@ -216,14 +255,22 @@ class RequestMachine:
 
     def _make_plan(self, caller: Caller, request: InferenceRequest, target: Target) -> Plan:
         envelope, credential, provider = caller.envelope, caller.credential, target.provider.name
-        applicable = self._generation.applicable(envelope, credential, request.model, provider)
+        generation = self._generation
+        applicable = generation.applicable(envelope, credential, request.model, provider)
         session = envelope.session_id
-        derived = applicable.counts_sessions and not session
+        needed = applicable.counts_sessions or generation.policy.watches_sessions
+        derived = not session and (needed or self._gate.kills.derived_sessions)
         if derived:
             # "~" is in no identifier, so a derived session is never somebody's real one.
-            session = "~" + conversation_root(request)
+            session = DERIVED_SESSION_MARK + conversation_root(request)
         values = scope_values(envelope, credential.id, session, request.model, provider)
-        plan = Plan(applicable, values, self._account(applicable, values, target))
+        plan = Plan(
+            applicable,
+            values,
+            self._account(applicable, values, target),
+            generation.watched(envelope, credential, values),
+            (*envelope._replace(session_id=session), credential.id, request.model),
+        )
         if not derived:
             caller.plans[self.operation, request.model, target.name] = plan
         return plan
@@ -239,9 +286,21 @@ class RequestMachine:
         }
         return Account(applicable.holds(values, self._overrides), about)
 
-    def _reserve(self, chain: Chain) -> Reserve:
+    def _reserve(self, chain: Chain) -> Reserve | Refuse:
+        target, plan = chain.targets[0], self._plan
+        self._rules = plan.applicable.rules
+        if plan.checked != self._gate.kills.version:
+            killed = self._killed_plan(plan, target)
+            if killed:
+                return self._refuse(refusals.killed(killed))
         self._chain = chain
-        self._amounts = self._estimate(chain.targets[0])
+        self._amounts = self._estimate(target)
+        if plan.watched and self._counted is None:
+            likely = likely_micro_usd(self._amounts, target)
+            found = self._gate.velocity.admit(plan.watched, likely, self._now_ms)
+            if isinstance(found, TooFast):
+                return self._refuse(refusals.too_fast(found, likely, self._now_ms))
+            self._counted = found
         self.state = State.RESERVATION
         return Reserve(
             self.request_id + "/1",
@@ -273,7 +332,7 @@ class RequestMachine:
         self._overrides = moved
         plan, target = self._plan, fallback.chain.targets[0]
         account = self._account(plan.applicable, plan.scope_values, target)
-        self._plan = Plan(plan.applicable, plan.scope_values, account)
+        self._plan = Plan(plan.applicable, plan.scope_values, account, plan.watched, plan.subject)
         return self._reserve(fallback.chain)
 
     def _forward(self, granted: Granted) -> Forward:
@@ -288,7 +347,14 @@ class RequestMachine:
             chain,
             self._plan,
             self._overrides,
-            {1: Attempt(self.request_id + "/1", target, self._amounts)},
+            {
+                1: Attempt(
+                    self.request_id + "/1",
+                    target,
+                    self._amounts,
+                    counted=self._counted or (),
+                )
+            },
         )
         gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         inject_usage = needs_usage_injected(request)
@@ -311,8 +377,15 @@ class RequestMachine:
             (("degraded", granted.degraded),) if granted.degraded else (),
         )
 
-    def _forward_free(self) -> Forward:
+    def _forward_free(self) -> Forward | Refuse:
         target = self._chain.targets[0]
+        kills = self._gate.kills
+        if kills.active:
+            caller = self._caller
+            subject = (*caller.envelope, caller.credential.id, self._request.model)
+            killed = kills.stops_request(subject, target, self._request)
+            if killed:
+                return self._refuse(refusals.killed(killed))
         self.state = State.DONE
         return Forward(
             self._chain,
@@ -325,6 +398,24 @@ class RequestMachine:
             self._remove,
             self._now_ms,
         )
+
+    def _killed_caller(self, caller: Caller) -> str:
+        """The field that stops a caller; nothing, and the caller is not looked at again until the
+        switch is touched."""
+        kills = self._gate.kills
+        killed = kills.stops((*caller.envelope, caller.credential.id))
+        if not killed:
+            caller.checked = kills.version
+        return killed
+
+    def _killed_plan(self, plan: Plan, target: Target) -> str:
+        """The same for what a caller asks for, and where it would go."""
+        kills = self._gate.kills
+        killed = kills.stops_request(plan.subject, target, self._request)
+        # A plan without a session is shared by conversations: each of them is looked at.
+        if not killed and not (kills.derived_sessions and not plan.subject[_SESSION_FIELD]):
+            plan.checked = kills.version
+        return killed
 
     def _estimate(self, target: Target) -> Amounts:
         default_tokens = self._generation.policy.default_max_output_tokens
@@ -344,24 +435,36 @@ class RequestMachine:
 
     def _all_open(self) -> Refusal:
         policy = self._route.model.breaker
+        breakers = self._gate.breakers
+        targets = [one for one in self._route.targets if one.name not in breakers.stopped]
+        if not targets:
+            return refusals.killed(self._gate.kills.stops_target(self._route.targets[0]))
         wait_ms = min(
-            self._gate.breakers.retry_after_ms(target.name, policy, self._now_ms)
-            for target in self._route.targets
+            breakers.retry_after_ms(target.name, policy, self._now_ms) for target in targets
         )
         return refusals.all_targets_open(self._request.model, wait_ms)
 
     def _note_caller(self, event: RequestHeaders) -> None:
-        """For the refusal of headers that could not be read: where they came from."""
+        """Where a request came from whose path does not say it, or whose headers could not be
+        read."""
+        path = key = b""
         for name, value in event.headers:
             if name == "x-request-id":
                 self.request_id = value.decode("ascii", "replace")
-            elif name == ":path" and b"/messages" in value:
-                self.dialect = Dialect.ANTHROPIC
+            elif name == ":path":
+                path = value
+            elif name == "x-api-key":
+                key = value
+        operation = OPERATION_BY_PATH.get(path.partition(b"?")[0].decode("ascii", "replace"))
+        if b"/messages" in path or (key and operation in OWN_OPERATIONS):
+            self.dialect = Dialect.ANTHROPIC
 
     def _refuse(self, refusal: Refusal) -> Refuse:
-        rules = self._plan.applicable.rules if self.state is State.RESERVATION else ""
+        if self._counted is not None:
+            self._gate.velocity.give_back(self._counted, self._now_ms)
         self.state = State.DONE
-        return Refuse(refusal, self.dialect, self.request_id, self._generation.number, rules)
+        number = self._generation.number
+        return Refuse(refusal, self.dialect, self.request_id, number, self._rules)
 
 
 _CHECK_BELOW_MICRO_USD = 1_000_000_000
@@ -369,4 +472,5 @@ _CHECK_BELOW_MICRO_USD = 1_000_000_000
 that, so above it every target fits."""
 
 _SESSION_PLACE = SCOPES.index(Scope.SESSION)
+_SESSION_FIELD = ENVELOPE_FIELDS.index("session_id")
 AWAIT_BODY = AwaitBody()

@@ -12,7 +12,7 @@ from extproc.core.commands import EndCommand, Release, Settle
 from extproc.core.events import AttemptFailed, Ending, RequestEnded
 from extproc.core.gate import Attempt, Gate, InFlight
 from extproc.values.dialect import Operation
-from extproc.values.limit import Amounts
+from extproc.values.limit import NOTHING, Amounts, Unit
 from extproc.wire.usage import Reported, usage_from_events, usage_from_json_tail
 
 _BREAKER_STATUSES = (408, 429, 529)
@@ -29,7 +29,7 @@ def attempt_failed(gate: Gate, event: AttemptFailed) -> list[EndCommand]:
         return []
     if _target_failed(event.ending):
         gate.breakers.failed(attempt.target.name, entry.chain.breaker, event.now_ms)
-    commands = [_end_without_usage(attempt, event.ending)]
+    commands = [_end_without_usage(gate, attempt, event.ending, event.now_ms)]
     _forget_if_done(gate, entry)
     return commands
 
@@ -44,7 +44,7 @@ def request_ended(gate: Gate, event: RequestEnded) -> list[EndCommand]:
     if event.attempts == 0:
         # Envoy never began an attempt: whatever was reserved was not sent.
         commands = [
-            _release(attempt, "never sent")
+            _release(gate, attempt, "never sent", event.now_ms)
             for attempt in entry.attempts.values()
             if not attempt.ended
         ]
@@ -66,7 +66,7 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
         gate.breakers.succeeded(target.name)
     reported = reported_usage(entry.operation, event) if ending.status < 400 else None
     if reported is None or not reported.final:
-        return _end_without_usage(attempt, ending)
+        return _end_without_usage(gate, attempt, ending, event.now_ms)
     usage = reported.usage
     cost = target.price.cost_micro_usd(usage)
     charged: Amounts = (
@@ -81,7 +81,7 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
             usage.input_tokens,
             usage.output_tokens,
         )
-    attempt.ended = True
+    _end(gate, attempt, charged, event.now_ms)
     return Settle(
         attempt.reservation_id, charged, {"usage": tuple(usage), "suspect": reported.suspect}
     )
@@ -96,19 +96,25 @@ def reported_usage(operation: Operation, event: RequestEnded) -> Reported | None
     return None
 
 
-def _end_without_usage(attempt: Attempt, ending: Ending) -> EndCommand:
+def _end_without_usage(gate: Gate, attempt: Attempt, ending: Ending, now_ms: int) -> EndCommand:
     if ending.connect_failed:
-        return _release(attempt, "not connected")
+        return _release(gate, attempt, "not connected", now_ms)
     answered = ending.status >= 400 and not (ending.timed_out or ending.reset)
     if answered and not ending.client_gone:
-        return _release(attempt, f"status {ending.status}")
-    attempt.ended = True
+        return _release(gate, attempt, f"status {ending.status}", now_ms)
+    _end(gate, attempt, attempt.amounts, now_ms)
     return Settle(attempt.reservation_id, attempt.amounts, {"without_usage": ending.status})
 
 
-def _release(attempt: Attempt, reason: str) -> Release:
-    attempt.ended = True
+def _release(gate: Gate, attempt: Attempt, reason: str, now_ms: int) -> Release:
+    _end(gate, attempt, NOTHING, now_ms)
     return Release(attempt.reservation_id, reason)
+
+
+def _end(gate: Gate, attempt: Attempt, charged: Amounts, now_ms: int) -> None:
+    attempt.ended = True
+    if attempt.counted:
+        gate.velocity.ended(attempt.counted, charged[Unit.MICRO_USD], now_ms)
 
 
 def _target_failed(ending: Ending) -> bool:

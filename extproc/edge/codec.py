@@ -17,7 +17,7 @@ from extproc.core.routing import Chain
 from extproc.pb import extproc_pb2 as pb
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect, Operation
-from extproc.values.limit import Unit
+from extproc.values.limit import MONEY, Unit
 from extproc.values.wire_names import (
     DECIDED_HEADER,
     METADATA,
@@ -227,10 +227,12 @@ def _chain_metadata(chain: Chain, command: Forward) -> bytes:
 def _limit_entries(command: Forward) -> bytes:
     """What the answer's headers will say about the tightest limits."""
     entries = b""
+    budget = -1
     for hold, amount, resets_at_ms in command.remaining:
         unit = hold.limit.unit
-        if unit is Unit.MICRO_USD:
-            entries += _string(b"budget", amount_text("usd", amount).encode())
+        if unit in MONEY:
+            # The tightest strict budget and the tightest statistical one: the tighter is shown.
+            budget = amount if budget < 0 else min(budget, amount)
         else:
             limit, remaining, reset = _LIMIT_KEYS[unit is not Unit.REQUESTS]
             # Relative, in whole seconds, as OpenAI writes it.
@@ -240,6 +242,8 @@ def _limit_entries(command: Forward) -> bytes:
                 _string(remaining, b"%d" % amount),
                 _known_string(reset, seconds, "s"),
             )
+    if budget >= 0:
+        entries += _string(b"budget", amount_text("usd", budget).encode())
     return entries
 
 

@@ -21,7 +21,9 @@ from extproc.edge.admin import Admin
 from extproc.edge.allocator import keep_freed_blocks
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
+from extproc.edge.kill_board import KillBoard, NoShare
 from extproc.edge.lean_server import LeanServer
+from extproc.edge.notices import report_velocity
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
 from extproc.envoy.delivery import FileDelivery
@@ -67,7 +69,8 @@ class PolicyRefusedError(Exception):
 async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> None:
     """Runs until SIGTERM or SIGINT. Prints ``ready`` once Envoy may call.
 
-    Raises ``PolicyRefusedError`` and ``LedgerUnavailableError`` when it cannot start.
+    Raises ``PolicyRefusedError``, ``LedgerUnavailableError`` and ``KillBoardError`` when it cannot
+    start.
     """
     keep_freed_blocks()
     gateway = settings.gateway
@@ -80,6 +83,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
         raise PolicyRefusedError(policy)
     ledger = EmbeddedLedger(Journal(settings.state / "ledger"))
     sidecar = Sidecar(Gate(Generation(policy)), ledger, Clock(), Random())  # noqa: S311  no secret
+    kills = KillBoard(sidecar.gate, settings.state, sidecar.clock, NoShare())
     sidecar.metrics.generation = policy.generation
     sidecar.metrics.policy_warnings = Counter(warning.code for warning in policy.warnings)
 
@@ -96,7 +100,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     for server in servers:
         await server.start(gateway.socket_mode)
     write_bootstrap(gateway)
-    admin = web.AppRunner(Admin(sidecar, reloader).application(), access_log=None)
+    admin = web.AppRunner(Admin(sidecar, reloader, kills).application(), access_log=None)
     await admin.setup()
     await web.TCPSite(admin, settings.console_host, settings.console_port).start()
 
@@ -109,6 +113,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     tasks = [
         asyncio.create_task(reloader.watch(sidecar)),
         asyncio.create_task(_tend(sidecar)),
+        asyncio.create_task(kills.watch()),
         asyncio.create_task(_watch_loop(sidecar)),
     ]
     print("ready", flush=True)  # noqa: T201  the supervisor waits for this line
@@ -135,6 +140,7 @@ async def _tend(sidecar: Sidecar) -> None:
                 sidecar.metrics.expired += 1
             sidecar.ledger.tend(now_ms)
             sidecar.ledger.flush()
+            report_velocity(sidecar.gate.velocity, sidecar.metrics, sidecar.notify)
             await asyncio.to_thread(sidecar.ledger.sync)
         except Exception:  # noqa: BLE001  the next second tries again; admission fails closed
             sidecar.fault("upkeep of the ledger")

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from extproc.policy.matching import Condition
+from extproc.policy.matching import Condition, ConditionalLimit
 from extproc.policy.reading import Section
-from extproc.policy.snapshot import BreakerPolicy, CredentialRef, EnvelopeRules
+from extproc.policy.snapshot import (
+    BreakerPolicy,
+    CredentialRef,
+    EnvelopeRules,
+    Kill,
+    VelocityRule,
+)
 from extproc.values.dialect import Dialect
 from extproc.values.limit import Alert, Breach, Scope, StoreFailure
 from extproc.values.money import Price
@@ -81,6 +87,15 @@ class CredentialDraft:
     defaults: dict[str, str]
     models: tuple[str, ...] | None
     max_sessions: int
+    revoked: bool
+
+
+@dataclass(slots=True)
+class VelocityDraft:
+    """One velocity rule as written. It names nothing of other documents."""
+
+    section: Section
+    rule: ConditionalLimit[VelocityRule]
 
 
 @dataclass(slots=True)
@@ -88,6 +103,8 @@ class Drafts:
     """Everything a folder says."""
 
     limits: list[LimitDraft] = field(default_factory=list)
+    velocity: list[VelocityDraft] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
     models: list[ModelDraft] = field(default_factory=list)
     providers: list[ProviderDraft] = field(default_factory=list)
     credentials: list[CredentialDraft] = field(default_factory=list)

@@ -7,6 +7,7 @@ from decimal import Decimal
 from urllib.parse import urlsplit
 
 from extproc.policy.drafts import CredentialDraft, Drafts, ProviderDraft
+from extproc.policy.kill_documents import read_kill_switch
 from extproc.policy.prices import micro_usd_per_mtok
 from extproc.policy.reading import Section
 from extproc.policy.snapshot import CredentialRef, EnvelopeRules
@@ -36,6 +37,7 @@ def read_gateway(document: Section, drafts: Drafts) -> None:
             )
     for price in document.sections("prices"):
         _price(price, drafts)
+    read_kill_switch(document, drafts)
     if document.node("channels") is not None:
         document.warning("channels", "pending_alerts", "alerts are not built yet: none is sent")
     if document.text("store", "embedded") != "embedded":
@@ -88,6 +90,7 @@ def _credential(section: Section) -> CredentialDraft:
         defaults,
         section.texts("models") if "models" in section else None,
         section.integer("max_sessions", 100_000, 1, 10_000_000),
+        section.truth("revoked"),
     )
     section.done()
     return draft

@@ -62,7 +62,12 @@ def test_list_shows_the_policys_credentials(tmp_path: Path, capsys: Capture) -> 
     policy = load_folder(tmp_path, 1, {})
     assert isinstance(policy, PolicySnapshot)
     assert rows == [
-        {"id": one.id, "sha256": one.sha256.hex(), "team": one.team}
+        {
+            "id": one.id,
+            "sha256": one.sha256.hex(),
+            "team": one.team,
+            "revoked": one.revoked,
+        }
         for one in policy.credentials.values()
     ]
     assert main(["keys", "list", "--policy", str(tmp_path)]) == 0
