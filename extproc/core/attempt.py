@@ -80,6 +80,10 @@ class AttemptMachine:
             generation.policy.default_max_output_tokens,
             self._gate.estimator,
         )
+        if plan.applicable.counts_likely:
+            self._amounts = self._gate.workflows.likely(
+                plan.workflow_tag, target, self._request.body_bytes, self._amounts
+            )
         values = list(plan.scope_values)
         values[_PROVIDER_PLACE] = target.provider.name
         if plan.watched:

@@ -17,6 +17,7 @@ from extproc.core.kill_switch import KillSwitch
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
 from extproc.core.velocity import Counted, Velocity
+from extproc.core.workflows import Workflows
 from extproc.ledger.port import Hold
 from extproc.policy.snapshot import Kill, Target
 from extproc.values.dialect import Operation
@@ -73,6 +74,7 @@ class Gate:
         "kills",
         "sessions",
         "velocity",
+        "workflows",
     )
 
     def __init__(self, generation: Generation) -> None:
@@ -82,6 +84,7 @@ class Gate:
         self.sessions = Sessions()
         self.velocity = Velocity()
         self.kills = KillSwitch()
+        self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}
         self.kills.set_policy(generation.policy.kills)
         self._stop_targets()

@@ -58,7 +58,15 @@ class Applicable:
     Made once per set of limits and shared: compared by identity.
     """
 
-    __slots__ = ("_places", "bounds_money", "counts_sessions", "limits", "rules", "watches_money")
+    __slots__ = (
+        "_places",
+        "bounds_money",
+        "counts_likely",
+        "counts_sessions",
+        "limits",
+        "rules",
+        "watches_money",
+    )
 
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         self.limits = limits
@@ -68,6 +76,8 @@ class Applicable:
         """Some limit counts dollars, so output must be bounded."""
         self.bounds_money = any(limit.enforced and limit.unit is Unit.MICRO_USD for limit in money)
         """Some limit must hold: what cannot be bounded is refused."""
+        self.counts_likely = any(limit.unit is Unit.LIKELY_MICRO_USD for limit in money)
+        """Some budget is statistical: what calls of the workflow cost is learned and held."""
         self.counts_sessions = any(Scope.SESSION in limit.scope for limit in limits)
         self._places = tuple(tuple(_PLACE[scope] for scope in limit.scope) for limit in limits)
 

@@ -27,7 +27,7 @@ from extproc.core.commands import (
     Verdict,
 )
 from extproc.core.events import AttemptStarted, Peeked, RequestBody, RequestHeaders, Reserved
-from extproc.core.gate import LEASE_MS, Gate
+from extproc.core.gate import Gate
 from extproc.core.machine import RequestMachine
 from extproc.edge import codec
 from extproc.edge.clock import Clock
@@ -303,10 +303,9 @@ class AccessLogService(_Service):
             failed = codec.decode_attempt_failed(entry, now_ms)
             sidecar.end(settlement.attempt_failed(sidecar.gate, failed), now_ms)
         elif entry.common_properties.intermediate_log_entry:
-            in_flight = sidecar.gate.in_flight.get(entry.common_properties.stream_id)
-            if in_flight is not None:
-                for attempt in in_flight.attempts.values():
-                    sidecar.ledger.renew(attempt.reservation_id, now_ms + LEASE_MS)
+            goes_on = codec.decode_request_goes_on(entry, now_ms)
+            for renew in settlement.request_goes_on(sidecar.gate, goes_on):
+                sidecar.ledger.renew(renew.reservation_id, renew.lease_until_ms, renew.at_least)
         else:
             ended = codec.decode_request_ended(entry, now_ms)
             sidecar.end(settlement.request_ended(sidecar.gate, ended), now_ms)
