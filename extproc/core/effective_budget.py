@@ -37,7 +37,8 @@ MAX_TARGETS = 16
 """Targets of a named model whose largest answer is searched for."""
 MAX_OUTPUT_TOKENS = 1_000_000
 """No model's answer is longer; where a price entry says less, that holds."""
-MAX_NAME_CHARACTERS = 256
+MAX_QUERY_BYTES = 1_024
+"""The query names one model, which has at most 128 characters."""
 
 _TOKEN_UNITS = (Unit.TOKENS, Unit.INPUT_TOKENS, Unit.OUTPUT_TOKENS)
 _ASKED = {Dialect.OPENAI: Operation.CHAT_COMPLETIONS, Dialect.ANTHROPIC: Operation.MESSAGES}
@@ -61,11 +62,12 @@ class Question(NamedTuple):
     truncated: bool
 
 
-def model_asked(path: bytes) -> str:
-    """``model`` of a path's query; empty when it is not given."""
-    query = path.partition(b"?")[2].decode("ascii", "replace")
-    named = parse_qs(query, max_num_fields=16).get("model", [""])
-    return named[0][:MAX_NAME_CHARACTERS]
+def model_asked(path: bytes) -> str | None:
+    """``model`` of a path's query; empty when it is not given, None for an endless query."""
+    query = path.partition(b"?")[2]
+    if len(query) > MAX_QUERY_BYTES:
+        return None
+    return parse_qs(query.decode("ascii", "replace")).get("model", [""])[0]
 
 
 def ask(

@@ -59,6 +59,8 @@ class KillSwitch:
         """The field for which a request is stopped, or nothing. ``subject`` holds values in the
         order of ``MATCH_FIELDS``, as many as are known."""
         killed = self._killed
+        if not killed:
+            return ""
         for field, value in zip(MATCH_FIELDS, subject, strict=False):
             if (field, value) in killed:
                 return field

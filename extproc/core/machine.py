@@ -211,6 +211,8 @@ class RequestMachine:
     def _ask_budget(self, event: RequestHeaders, caller: Caller) -> Peek | Refuse:
         path = next(value for name, value in event.headers if name == ":path")
         model = effective_budget.model_asked(path)
+        if model is None:
+            return self._refuse(refusals.unusable_query())
         found = effective_budget.ask(self._gate, caller, model, self.dialect, event.now_ms)
         if isinstance(found, Refusal):
             return self._refuse(found)

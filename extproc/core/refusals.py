@@ -144,6 +144,11 @@ def empty_body() -> Refusal:
     return Refusal(RefusalCode.INVALID_REQUEST, "The request has no body.")
 
 
+def unusable_query() -> Refusal:
+    """A query that is longer than any it could be."""
+    return Refusal(RefusalCode.INVALID_REQUEST, "The query is too long.", param="query")
+
+
 def scope_text(limit: Limit) -> str:
     """A limit's scope for people and metadata."""
     return _joined(limit.scope)

@@ -45,7 +45,7 @@ def _rule(section: Section) -> VelocityRule:
     most = section.decimal("max_usd_per_minute")
     times = section.decimal("times_baseline")
     least = section.decimal("min_usd_per_minute")
-    if most is None and times is None:
+    if "max_usd_per_minute" not in section and "times_baseline" not in section:
         section.error(
             "", "missing_key", "a velocity rule needs max_usd_per_minute or times_baseline"
         )
