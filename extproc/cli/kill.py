@@ -10,7 +10,7 @@ import orjson
 from extproc.cli.console import DEFAULT_CONSOLE, ConsoleError, ask_console, console_url
 from extproc.policy.matching import MATCH_FIELDS
 
-EXAMPLE = 'tokenweir kill user_id mallory --reason "runaway agent"'
+EXAMPLE = "tokenweir kill user_id mallory --reason runaway"
 PATH = "/kill-switch"
 
 

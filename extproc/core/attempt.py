@@ -111,6 +111,7 @@ class AttemptMachine:
         entry.attempts[number] = Attempt(
             f"{self._event.request_id}/{number}", target, self._amounts, counted=self._counted
         )
+        self._counted = []  # the attempt's own from here on
         self._gate.breakers.sent(target.name, entry.chain.breaker, self._now_ms)
         return SendAttempt(
             target,
@@ -121,6 +122,11 @@ class AttemptMachine:
     def on_ledger_failed(self) -> Refuse:
         """The ledger is not there: the attempt is not sent."""
         return self._refuse(refusals.LEDGER_FAILED)
+
+    def abandon(self) -> None:
+        """The caller left before the ledger answered: the attempt is not sent."""
+        self._gate.velocity.give_back(self._counted, self._now_ms)
+        self._counted = []
 
     def refuse_internal_error(self) -> Refuse:
         """Our own fault, found by the edge."""
@@ -139,9 +145,9 @@ class AttemptMachine:
         return None
 
     def _refuse(self, refusal: Refusal) -> Refuse:
-        self._gate.velocity.give_back(self._counted, self._now_ms)
+        self.abandon()
         entry = self._gate.in_flight.get(self._event.request_id)
         dialect = entry.operation.dialect if entry else Dialect.OPENAI
         generation = (entry.generation if entry else self._gate.generation).number
-        rules = entry.plan.applicable.rules if entry else ""
+        rules = entry.plan.rules if entry else ""
         return Refuse(refusal, dialect, self._event.request_id, generation, rules)

@@ -29,7 +29,7 @@ Kind = tuple[bytes, tuple[bytes | None, ...]]
 class Plan:
     """How requests of one caller to one target are booked."""
 
-    __slots__ = ("account", "applicable", "checked", "scope_values", "subject", "watched")
+    __slots__ = ("account", "applicable", "checked", "rules", "scope_values", "subject", "watched")
 
     def __init__(
         self,
@@ -42,6 +42,9 @@ class Plan:
         self.applicable = applicable
         self.scope_values = scope_values
         self.account = account
+        counting = [applicable.rules] if applicable.rules else []
+        self.rules = ",".join(counting + [rule.id for rule, _ in watched])
+        """Ids of what counts the request, comma separated."""
         self.watched = watched
         """The velocity breakers that requests of this plan pass."""
         self.subject = subject

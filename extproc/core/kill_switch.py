@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from extproc.core.callers import Caller, Plan
 from extproc.policy.matching import MATCH_FIELDS
 from extproc.policy.snapshot import Kill, Target
 from extproc.wire.conversation import conversation_root
@@ -75,6 +76,22 @@ class KillSwitch:
             derived = DERIVED_SESSION_MARK + conversation_root(request)
             subject = (*subject[:_SESSION], derived, *subject[_SESSION + 1 :])
         return self.stops(subject) or self.stops_target(target)
+
+    def look_at_caller(self, caller: Caller) -> str:
+        """The field that stops a caller. One that may pass is not looked at again until the switch
+        is touched."""
+        killed = self.stops((*caller.envelope, caller.credential.id))
+        if not killed:
+            caller.checked = self.version
+        return killed
+
+    def look_at_plan(self, plan: Plan, target: Target, request: InferenceRequest) -> str:
+        """The same for what a caller asks for, and where it would go."""
+        killed = self.stops_request(plan.subject, target, request)
+        # A plan without a session is shared by conversations: each of them is looked at.
+        if not killed and not (self.derived_sessions and not plan.subject[_SESSION]):
+            plan.checked = self.version
+        return killed
 
     def stops_target(self, target: Target) -> str:
         """The field for which nothing goes to a target, or nothing."""

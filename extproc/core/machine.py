@@ -33,7 +33,7 @@ from extproc.core.velocity import Counted, TooFast
 from extproc.ledger.port import Account, Denied, Granted, Hold
 from extproc.policy.snapshot import Credential, Target
 from extproc.values.dialect import OPERATION_BY_PATH, OWN_OPERATIONS, Dialect, Operation
-from extproc.values.envelope import ENVELOPE_FIELDS, Envelope
+from extproc.values.envelope import ENVELOPE_FIELDS
 from extproc.values.limit import Amounts, Scope, Unit
 from extproc.values.refusal import Refusal
 from extproc.wire.conversation import conversation_root
@@ -131,7 +131,7 @@ class RequestMachine:
                 caller = found
                 generation.callers.remember(kind, caller)
             if caller.checked != self._gate.kills.version:
-                killed = self._killed_caller(caller)
+                killed = self._gate.kills.look_at_caller(caller)
                 if killed:
                     return self._refuse(refusals.killed(killed))
         except WireError as error:
@@ -192,6 +192,10 @@ class RequestMachine:
         """The ledger is not there: nothing is admitted."""
         return self._refuse(refusals.LEDGER_FAILED)
 
+    def abandon(self) -> None:
+        """The caller left before the ledger answered: nothing is sent."""
+        self._give_back()
+
     def refuse_internal_error(self) -> Refuse:
         """Our own fault, found by the edge."""
         return self._refuse(refusals.INTERNAL_ERROR)
@@ -203,7 +207,7 @@ class RequestMachine:
         if credential is None:
             return self._refuse(refusals.INVALID_CREDENTIAL)
         generation = self._generation
-        if self._gate.kills.stops(("",) * len(Envelope._fields) + (credential.id,)):
+        if self._gate.kills.stops(("",) * len(ENVELOPE_FIELDS) + (credential.id,)):
             return self._refuse(refusals.killed("credential"))
         self.state = State.DONE
         return Answer(model_list(generation, credential), self.request_id, generation.number)
@@ -290,9 +294,9 @@ class RequestMachine:
 
     def _reserve(self, chain: Chain) -> Reserve | Refuse:
         target, plan = chain.targets[0], self._plan
-        self._rules = plan.applicable.rules
+        self._rules = plan.rules
         if plan.checked != self._gate.kills.version:
-            killed = self._killed_plan(plan, target)
+            killed = self._gate.kills.look_at_plan(plan, target, self._request)
             if killed:
                 return self._refuse(refusals.killed(killed))
         self._chain = chain
@@ -358,6 +362,7 @@ class RequestMachine:
                 )
             },
         )
+        self._counted = None  # the attempt's own from here on
         gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         inject_usage = needs_usage_injected(request)
         maximum = None
@@ -372,7 +377,7 @@ class RequestMachine:
             rewrite(request, target.model, maximum, inject_usage),
             inject_usage,
             self._generation.number,
-            self._plan.applicable.rules,
+            self._plan.rules,
             granted.remaining,
             self._remove,
             self._now_ms,
@@ -400,24 +405,6 @@ class RequestMachine:
             self._remove,
             self._now_ms,
         )
-
-    def _killed_caller(self, caller: Caller) -> str:
-        """The field that stops a caller; nothing, and the caller is not looked at again until the
-        switch is touched."""
-        kills = self._gate.kills
-        killed = kills.stops((*caller.envelope, caller.credential.id))
-        if not killed:
-            caller.checked = kills.version
-        return killed
-
-    def _killed_plan(self, plan: Plan, target: Target) -> str:
-        """The same for what a caller asks for, and where it would go."""
-        kills = self._gate.kills
-        killed = kills.stops_request(plan.subject, target, self._request)
-        # A plan without a session is shared by conversations: each of them is looked at.
-        if not killed and not (kills.derived_sessions and not plan.subject[_SESSION_FIELD]):
-            plan.checked = kills.version
-        return killed
 
     def _estimate(self, target: Target) -> Amounts:
         request, gate, plan = self._request, self._gate, self._plan
@@ -466,9 +453,13 @@ class RequestMachine:
         if b"/messages" in path or (key and operation in OWN_OPERATIONS):
             self.dialect = Dialect.ANTHROPIC
 
-    def _refuse(self, refusal: Refusal) -> Refuse:
+    def _give_back(self) -> None:
         if self._counted is not None:
             self._gate.velocity.give_back(self._counted, self._now_ms)
+            self._counted = None
+
+    def _refuse(self, refusal: Refusal) -> Refuse:
+        self._give_back()
         self.state = State.DONE
         number = self._generation.number
         return Refuse(refusal, self.dialect, self.request_id, number, self._rules)
@@ -479,5 +470,4 @@ _CHECK_BELOW_MICRO_USD = 1_000_000_000
 that, so above it every target fits."""
 
 _SESSION_PLACE = SCOPES.index(Scope.SESSION)
-_SESSION_FIELD = ENVELOPE_FIELDS.index("session_id")
 AWAIT_BODY = AwaitBody()

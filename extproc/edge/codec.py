@@ -18,6 +18,7 @@ from extproc.pb import extproc_pb2 as pb
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import MONEY, Unit
+from extproc.values.refusal import RefusalCode
 from extproc.values.wire_names import (
     DECIDED_HEADER,
     METADATA,
@@ -269,7 +270,9 @@ def encode_refuse(command: Refuse) -> bytes:
     limit = refusal.limit
     if limit is not None:
         left = max(0, limit.limit - limit.spent - limit.reserved)
-        if limit.unit == "usd":
+        if refusal.code is RefusalCode.SPEND_VELOCITY_EXCEEDED:
+            pass  # what a minute has left is no budget, and a client could take it for one
+        elif limit.unit == "usd":
             headers.append(("x-budget-remaining-usd", amount_text("usd", left)))
         else:
             kind = "requests" if limit.unit == "requests" else "tokens"

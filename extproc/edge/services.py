@@ -130,6 +130,7 @@ class _DecidingService(_Service):
         try:
             outcome = _result(future)
             if stream.state is None:
+                machine.abandon()
                 if isinstance(outcome, Granted):
                     now_ms = self._sidecar.clock.now_ms()
                     self._sidecar.ledger.release(command.reservation_id, now_ms, "caller left")

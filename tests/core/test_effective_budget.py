@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from command import ROOT
 from gateway import KEY
 from hypothesis import given
 from hypothesis import strategies as st
@@ -214,3 +215,13 @@ def test_resets_follow_the_window() -> None:
     full = by_rule(peek(world, "?model=intent-fast", user_id="u", session_id="s"))
     assert full["session"]["remaining"] == 0
     assert full["session"]["resets_at"] is not None
+
+
+def test_the_documented_example_has_the_shape_of_the_answer() -> None:
+    page = (ROOT / "docs" / "interface.md").read_text()
+    example = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    world = World(POLICY)
+    document = peek(world, "?model=intent-fast", user_id="u")
+    assert set(example) == set(document)
+    assert list(example["limits"][0]) == list(document["limits"][0])
+    assert list(example["velocity"][0]) == list(document["velocity"][0])

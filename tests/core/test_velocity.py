@@ -400,7 +400,7 @@ def test_a_runaway_is_refused_as_clients_can_read_it() -> None:
     assert (limit.rule_id, limit.scope, limit.window) == ("runaway", "project", "1m")
     assert (limit.limit, limit.spent) == (20_000, 25_005)
     assert limit.resets_at_ms == NOW + 30_000
-    assert refused.rules == ""
+    assert refused.rules == "runaway"
     # Another project has a breaker of its own, and nothing was reserved for the refused call.
     assert isinstance(world.ask(project="p2", now=NOW + 1_000), Forward)
 
