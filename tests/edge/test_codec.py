@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from world import World
+from world import World, compiled
 
 from extproc.core.commands import Forward, Refuse, SendAttempt
 from extproc.edge import codec
+from extproc.ledger.port import Hold, Remaining
 from extproc.pb import extproc_pb2 as pb
 from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import Unit
@@ -113,10 +114,12 @@ def test_the_tightest_budget_is_shown_whatever_its_mode(
     strict: int, likely: int, shown: int
 ) -> None:
     command = forward()
-    budget = next(one for one in command.remaining if one.hold.limit.unit is Unit.MICRO_USD)
-    hold = budget.hold
-    guessed = hold._replace(limit=replace(hold.limit, unit=Unit.LIKELY_MICRO_USD))
-    remaining = [budget._replace(amount=strict), budget._replace(hold=guessed, amount=likely)]
+    limit = next(one for one in compiled().limits if one.unit is Unit.MICRO_USD)
+    guessed = replace(limit, unit=Unit.LIKELY_MICRO_USD)
+    remaining = [
+        Remaining(Hold(limit, "", limit.ceiling), strict, 0),
+        Remaining(Hold(guessed, "", limit.ceiling), likely, 0),
+    ]
     verdict = decoded(command._replace(remaining=remaining)).dynamic_metadata["tokenweir"]
     assert verdict["budget"] == amount_text("usd", shown)
     assert not [key for key in verdict if key.startswith("rl_")]
