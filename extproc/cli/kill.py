@@ -59,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(orjson.dumps(answer).decode())
     elif arguments.field:
         print(f"{arguments.field} {arguments.value} is stopped")
+        if not answer["known"]:
+            print(f"warning: the policy has no {arguments.field} of that name", file=sys.stderr)
     else:
         for kill in answer["killed"]:
             since = kill.get("since", "")

@@ -18,7 +18,7 @@ from aiohttp import web
 from extproc.core.gate import Gate
 from extproc.edge.kill_board import KillBoard, Order, TooManyKillsError
 from extproc.edge.notices import Notify
-from extproc.policy.kill_documents import MAX_REASON_CHARACTERS, is_kill_value
+from extproc.policy.kill_documents import MAX_REASON_CHARACTERS, is_kill_value, is_named
 from extproc.policy.matching import MATCH_FIELDS
 from extproc.wire.error_body import rfc3339
 
@@ -65,7 +65,8 @@ class KillApi:
             )
         facts = {"field": change.field, "value": change.value, "reason": change.reason}
         self._notify()("The kill switch stopped a value", "critical", facts)
-        return _answer(200, _shown(order))
+        known = is_named(self._gate.generation.policy, order.field, order.value)
+        return _answer(200, {**_shown(order), "known": known})
 
     async def _revive(self, change: _Change) -> web.Response:
         try:

@@ -16,6 +16,7 @@ from extproc.policy.drafts import (
     ProviderDraft,
     TargetDraft,
 )
+from extproc.policy.kill_documents import names_something
 from extproc.policy.matching import ConditionalLimit, LimitIndex
 from extproc.policy.models import canonical_model, in_family
 from extproc.policy.prices import find_price
@@ -25,6 +26,7 @@ from extproc.policy.snapshot import (
     Endpoint,
     EnvelopeRules,
     Finding,
+    Kill,
     PolicySnapshot,
     Provider,
     Target,
@@ -137,7 +139,7 @@ class _Compiler:
             watches_sessions=any(
                 Scope.SESSION in draft.rule.limit.scope for draft in drafts.velocity
             ),
-            kills=tuple(drafts.kills),
+            kills=self._kills(credentials),
             warnings=tuple(self._findings.warnings),
         )
 
@@ -317,6 +319,16 @@ class _Compiler:
                 draft.section.error("id", "duplicate_id", f"{rule.id!r} is another rule's id too")
             ids.add(rule.id)
         return LimitIndex([draft.rule for draft in self._drafts.velocity])
+
+    def _kills(self, credentials: Mapping[bytes, Credential]) -> tuple[Kill, ...]:
+        for draft in self._drafts.kills:
+            field, value = draft.kill.field, draft.kill.value
+            models, providers = self._models.values(), self._providers.values()
+            if not names_something(field, value, credentials.values(), providers, models):
+                draft.section.warning(
+                    field, "kill_without_effect", f"the policy has no {field} {value!r}"
+                )
+        return tuple(draft.kill for draft in self._drafts.kills)
 
     def _has_companion(self, draft: LimitDraft) -> bool:
         principal = {Scope.USER, Scope.TEAM, Scope.PROJECT, Scope.CREDENTIAL}

@@ -99,12 +99,20 @@ class VelocityDraft:
 
 
 @dataclass(slots=True)
+class KillDraft:
+    """One entry of the kill switch as written."""
+
+    section: Section
+    kill: Kill
+
+
+@dataclass(slots=True)
 class Drafts:
     """Everything a folder says."""
 
     limits: list[LimitDraft] = field(default_factory=list)
     velocity: list[VelocityDraft] = field(default_factory=list)
-    kills: list[Kill] = field(default_factory=list)
+    kills: list[KillDraft] = field(default_factory=list)
     models: list[ModelDraft] = field(default_factory=list)
     providers: list[ProviderDraft] = field(default_factory=list)
     credentials: list[CredentialDraft] = field(default_factory=list)

@@ -49,6 +49,13 @@ def test_what_the_console_refuses_is_said(gateway: Gateway, capsys: Capture) -> 
     assert "value is no value of user_id" in capsys.readouterr().err
 
 
+def test_a_misspelt_provider_is_warned_of(gateway: Gateway, capsys: Capture) -> None:
+    console = ["--console", gateway.console]
+    assert main(["kill", "provider", "antropic", *console]) == 0
+    assert "no provider of that name" in capsys.readouterr().err
+    assert main(["revive", "provider", "antropic", *console]) == 0
+
+
 def test_a_field_needs_a_value(capsys: Capture) -> None:
     assert main(["kill", "user_id"]) == 2
     assert "needs a VALUE" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def test_a_value_is_stopped_listed_and_revived(console: Console) -> None:
     status, order = console.ask("POST", MALLORY)
     assert status == 200
     assert {key: order[key] for key in MALLORY} == MALLORY
-    assert order["by"] == "console"
+    assert (order["by"], order["known"]) == ("console", True)
     assert console.gate.kills.stops(("", "", "mallory")) == "user_id"
     status, listed = console.ask("GET")
     assert status == 200
@@ -67,6 +67,26 @@ def test_a_value_is_stopped_listed_and_revived(console: Console) -> None:
     assert console.ask("DELETE", {"field": "user_id", "value": "mallory"})[0] == 200
     assert console.gate.kills.stops(("", "", "mallory")) == ""
     assert [one[1] for one in console.told] == ["critical", "info"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "known"),
+    [
+        ("provider", "anthropic", True),
+        ("provider", "antropic", False),
+        ("model", "intent-fast", True),
+        ("model", "gpt-4o-mini", True),
+        ("model", "openai/gpt-4o-mini", True),
+        ("model", "gpt-9", False),
+        ("credential", "app", True),
+        ("credential", "nobody", False),
+        ("team", "nobody-knows", True),
+    ],
+)
+def test_a_name_that_the_policy_does_not_have_is_said(
+    console: Console, field: str, value: str, known: bool
+) -> None:
+    assert console.ask("POST", {"field": field, "value": value})[1]["known"] is known
 
 
 def test_what_is_not_stopped_by_order_is_not_revived(console: Console) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from policies import codes, snapshot
 
-from extproc.policy.kill_documents import MAX_REASON_CHARACTERS, is_kill_value
+from extproc.policy.kill_documents import MAX_REASON_CHARACTERS, is_kill_value, is_named
 from extproc.policy.matching import MATCH_FIELDS
 from extproc.policy.snapshot import Kill
 
@@ -14,7 +14,24 @@ def document(*entries: str) -> str:
 
 def test_every_field_can_be_named() -> None:
     policy = snapshot(k=document(*(f"{{{field}: some-value}}" for field in MATCH_FIELDS)))
+    warned = [one.message for one in policy.warnings if one.code == "kill_without_effect"]
+    assert warned == [
+        f"the policy has no {name} 'some-value'" for name in ("credential", "model", "provider")
+    ]
     assert policy.kills == tuple(Kill(field, "some-value") for field in MATCH_FIELDS)
+
+
+def test_what_the_policy_has_is_not_warned_of() -> None:
+    entries = (
+        "{credential: app}",
+        "{model: intent-fast}",
+        "{model: gpt-4o-mini}",
+        "{provider: openai}",
+    )
+    policy = snapshot(k=document(*entries))
+    assert [one for one in policy.warnings if one.code == "kill_without_effect"] == []
+    assert is_named(policy, "model", "openai/gpt-4o-mini")
+    assert not is_named(policy, "model", "openai")
 
 
 def test_a_reason_is_kept_and_bounded() -> None:
