@@ -118,7 +118,7 @@ class RequestMachine:
             self.request_id = headers.request_id
             self.operation = operation = headers.operation
             self.dialect = operation.dialect
-            if operation in OWN_OPERATIONS:
+            if operation.free and operation in OWN_OPERATIONS:
                 self._note_caller(event)
                 if operation is Operation.MODELS:
                     return self._list_models(headers)
@@ -137,7 +137,7 @@ class RequestMachine:
         except WireError as error:
             self._note_caller(event)
             return self._refuse(error.refusal)
-        if operation is Operation.EFFECTIVE_BUDGET:
+        if operation.free and operation is Operation.EFFECTIVE_BUDGET:
             return self._ask_budget(event, caller)
         if event.end_of_stream:
             return self._refuse(refusals.empty_body())
