@@ -17,13 +17,13 @@ from extproc.core.callers import Caller
 from extproc.core.estimate import estimate_amounts
 from extproc.core.gate import Gate
 from extproc.core.generation import Generation
-from extproc.core.holds import scope_values
+from extproc.core.holds import SCOPES, scope_values
 from extproc.core.routing import Route
 from extproc.core.velocity import Watched
 from extproc.ledger.port import Hold, Standing
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import CALLER_DIALECTS, Dialect, Operation
-from extproc.values.limit import MONEY, NO_CEILING, BreachKind, Limit, Unit
+from extproc.values.limit import MONEY, NO_CEILING, BreachKind, Limit, Scope, Unit
 from extproc.values.refusal import Refusal
 from extproc.values.window import SlidingWindow
 from extproc.wire.error_body import amount_text, rfc3339
@@ -40,6 +40,7 @@ MAX_OUTPUT_TOKENS = 1_000_000
 MAX_QUERY_BYTES = 1_024
 """The query names one model, which has at most 128 characters."""
 
+_WORKFLOW_PLACE = SCOPES.index(Scope.WORKFLOW_TAG)
 _TOKEN_UNITS = (Unit.TOKENS, Unit.INPUT_TOKENS, Unit.OUTPUT_TOKENS)
 _ASKED = {Dialect.OPENAI: Operation.CHAT_COMPLETIONS, Dialect.ANTHROPIC: Operation.MESSAGES}
 
@@ -52,6 +53,7 @@ class Question(NamedTuple):
     model: str
     """Empty: all of them."""
     dialect: Dialect
+    workflow_tag: str
     holds: Sequence[Hold]
     """Each counter once."""
     models: Sequence[Sequence[str]]
@@ -85,6 +87,7 @@ def ask(
         names = [model]
     else:
         names = [name for name, one in known.items() if generation.may_use(caller.credential, one)]
+    tag = scope_values(caller.envelope, caller.credential.id, "", "", "")[_WORKFLOW_PLACE]
     holds: dict[tuple[str, str], Hold] = {}
     places: dict[tuple[str, str], int] = {}
     models: list[list[str]] = []
@@ -115,6 +118,7 @@ def ask(
         generation,
         model,
         dialect,
+        tag,
         list(holds.values()),
         models,
         targets,
@@ -279,12 +283,13 @@ def _max_tokens(question: Question, standings: Sequence[Standing], now_ms: int) 
 
 def _largest(question: Question, target: Target, standings: Sequence[Standing]) -> int:
     """By bisection over what admission itself estimates, so that the two never differ."""
-    policy, estimator = question.generation.policy, question.gate.estimator
+    gate, default_tokens = question.gate, question.generation.policy.default_max_output_tokens
     operation = _ASKED[question.dialect]
 
     def fits(max_tokens: int) -> bool:
         request = parse_inference_request(operation, empty_prompt(question.model, max_tokens))
-        amounts = estimate_amounts(request, target, policy.default_max_output_tokens, estimator)
+        amounts = estimate_amounts(request, target, default_tokens, gate.estimator)
+        amounts = gate.workflows.likely(question.workflow_tag, target, request.body_bytes, amounts)
         return all(
             standing.hold.ceiling >= NO_CEILING
             or amounts[standing.hold.limit.unit] <= _left(standing, standing.hold.ceiling)

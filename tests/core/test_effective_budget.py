@@ -159,6 +159,24 @@ def test_max_tokens_is_just_what_is_admitted(dialect: Dialect, ceiling: int, use
         assert all(admitted) == (more == 0 or at_most)
 
 
+def test_a_statistical_budget_is_filled_by_what_a_workflow_usually_costs() -> None:
+    budget = "{id: b, ceiling_usd: 0.02, window: daily, mode: statistical}"
+    world = World(f"name: b\ntype: gateway-budget-config\nbudgets: [{budget}]\n")
+    ask = {"workflow_tag": "triage"}
+    first = peek(world, "?model=intent-fast", **ask)["max_tokens"]
+    assert 0 < first < 5_000
+    for _ in range(25):
+        world.ask(**ask)
+        tail = b'"usage":{"prompt_tokens":20,"completion_tokens":40,"total_tokens":60}}'
+        for command in world.end(usage_tail=tail):
+            world.ledger.settle(command.reservation_id, command.amounts, NOW, {})
+    world.gate.kill([Kill("provider", "bedrock")])  # of which nothing was learned
+    learned = peek(world, "?model=intent-fast", **ask)["max_tokens"]
+    assert learned > 10 * first
+    other = peek(world, "?model=intent-fast", workflow_tag="other")["max_tokens"]
+    assert other < first
+
+
 def test_nothing_is_admitted_while_a_breaker_or_the_kill_switch_stops_it() -> None:
     world = World(POLICY)
     assert peek(world, "?model=small", user_id="u")["max_tokens"] > 0

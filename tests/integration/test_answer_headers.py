@@ -89,6 +89,15 @@ def test_after_a_failover_they_name_who_answered(gateway: Gateway, path: str) ->
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_a_providers_own_error_carries_them_too(gateway: Gateway, path: str) -> None:
+    for name in ("anthropic", "bedrock", "openai", "vertex"):
+        gateway.faults(name, status=500)
+    answer = ask(gateway, path)
+    assert answer.status_code == 500
+    assert named(answer) == ALWAYS | COUNTED | {"x-tfy-resolved-model"}
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_the_tightest_budget_is_shown_whatever_its_mode(gateway: Gateway, path: str) -> None:
     answer = ask(gateway, path, headers={"x-tfy-workflow-tag": "loose"})
     assert 1 < float(answer.headers["x-budget-remaining-usd"]) < 2
