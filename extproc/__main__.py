@@ -19,6 +19,7 @@ COMMANDS = {
     "keys": "extproc.cli.keys",
     "kill": "extproc.cli.kill",
     "revive": "extproc.cli.revive",
+    "alerts": "extproc.cli.alerts",
 }
 """Command to module. Imported when asked for: the servers' libraries take most of a second."""
 INTERRUPTED = 130

@@ -86,11 +86,13 @@ class AttemptMachine:
             )
         values = list(plan.scope_values)
         values[_PROVIDER_PLACE] = target.provider.name
-        if plan.watched:
+        if plan.metered:
             refusal = self._too_fast(tuple(values))
             if refusal is not None:
                 return self._refuse(refusal)
         holds = plan.applicable.holds(tuple(values), entry.overrides)
+        if plan.applicable.alerts:
+            self._gate.watched.add(holds)
         return Reserve(
             f"{event.request_id}/{event.attempt}",
             Account(holds, {**plan.account.about, "target": target.name}),
@@ -135,10 +137,10 @@ class AttemptMachine:
     def _too_fast(self, values: ScopeValues) -> Refusal | None:
         """Passes the velocity breakers, as the first attempt did."""
         entry, gate = self._entry, self._gate
-        watched = [(rule, scope_key(rule.scope, values)) for rule, _ in entry.plan.watched]
+        metered = [(rule, scope_key(rule.scope, values)) for rule, _ in entry.plan.metered]
         likely = likely_micro_usd(self._amounts, self._target)
         probing = any(one.probe for tried in entry.attempts.values() for one in tried.counted)
-        found = gate.velocity.admit(watched, likely, self._now_ms, probing=probing)
+        found = gate.velocity.admit(metered, likely, self._now_ms, probing=probing)
         if isinstance(found, TooFast):
             return refusals.too_fast(found, likely, self._now_ms)
         self._counted = found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from extproc.core.holds import SCOPES, Applicable, ScopeValues
-from extproc.core.velocity import Watched
+from extproc.core.velocity import Metered
 from extproc.ledger.port import Account
 from extproc.policy.snapshot import Credential
 from extproc.values.envelope import Envelope
@@ -29,23 +29,23 @@ Kind = tuple[bytes, tuple[bytes | None, ...]]
 class Plan:
     """How requests of one caller to one target are booked."""
 
-    __slots__ = ("account", "applicable", "checked", "rules", "scope_values", "subject", "watched")
+    __slots__ = ("account", "applicable", "checked", "metered", "rules", "scope_values", "subject")
 
     def __init__(
         self,
         applicable: Applicable,
         scope_values: ScopeValues,
         account: Account,
-        watched: tuple[Watched, ...] = (),
+        metered: tuple[Metered, ...] = (),
         subject: tuple[str, ...] = (),
     ) -> None:
         self.applicable = applicable
         self.scope_values = scope_values
         self.account = account
         counting = [applicable.rules] if applicable.rules else []
-        self.rules = ",".join(counting + [rule.id for rule, _ in watched])
+        self.rules = ",".join(counting + [rule.id for rule, _ in metered])
         """Ids of what counts the request, comma separated."""
-        self.watched = watched
+        self.metered = metered
         """The velocity breakers that requests of this plan pass."""
         self.subject = subject
         """What the kill switch looks at: values in the order of ``MATCH_FIELDS``, up to the asked

@@ -19,7 +19,7 @@ from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.core.holds import SCOPES, scope_values
 from extproc.core.routing import Route
-from extproc.core.velocity import Watched
+from extproc.core.velocity import Metered
 from extproc.ledger.port import Hold, Standing
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import CALLER_DIALECTS, Dialect, Operation
@@ -60,7 +60,7 @@ class Question(NamedTuple):
     """Whose requests meet the counter, by the place of its hold."""
     targets: Sequence[tuple[Target, frozenset[int]]]
     """Of a named model: where a request may go first, and the places of the holds it takes."""
-    watched: Sequence[Watched]
+    metered: Sequence[Metered]
     truncated: bool
 
 
@@ -92,14 +92,14 @@ def ask(
     places: dict[tuple[str, str], int] = {}
     models: list[list[str]] = []
     targets: list[tuple[Target, frozenset[int]]] = []
-    watched: dict[Watched, None] = {}
+    metered: dict[Metered, None] = {}
     truncated = len(names) > MAX_MODELS
     for name in names[:MAX_MODELS]:
         route = _route(generation, name, dialect)
         first = _first_targets(gate, route, now_ms)
         for target in route.targets:
             taken = []
-            for hold in _holds(generation, caller, name, target, watched):
+            for hold in _holds(generation, caller, name, target, metered):
                 key = (hold.limit.key, hold.scope_value)
                 if key not in holds:
                     if len(holds) >= MAX_COUNTERS:
@@ -122,7 +122,7 @@ def ask(
         list(holds.values()),
         models,
         targets,
-        list(watched),
+        list(metered),
         truncated,
     )
 
@@ -175,13 +175,13 @@ def _holds(
     caller: Caller,
     model: str,
     target: Target,
-    watched: dict[Watched, None],
+    metered: dict[Metered, None],
 ) -> Sequence[Hold]:
     envelope, credential = caller.envelope, caller.credential
     provider = target.provider.name
     applicable = generation.applicable(envelope, credential, model, provider)
     values = scope_values(envelope, credential.id, envelope.session_id, model, provider)
-    watched.update(dict.fromkeys(generation.watched(envelope, credential, values)))
+    metered.update(dict.fromkeys(generation.metered(envelope, credential, values)))
     return applicable.holds(values)
 
 
@@ -249,7 +249,7 @@ def _resets_at(standing: Standing, now_ms: int) -> str | None:
 
 def _velocity_entries(question: Question, now_ms: int) -> list[dict[str, object]]:
     entries: list[dict[str, object]] = []
-    for rule, scope_value in question.watched:
+    for rule, scope_value in question.metered:
         meter = question.gate.velocity.meter(rule.id, scope_value)
         spent = meter.rate(now_ms) if meter else 0
         closed = meter is None or meter.is_closed
@@ -270,7 +270,7 @@ def _velocity_entries(question: Question, now_ms: int) -> list[dict[str, object]
 
 def _max_tokens(question: Question, standings: Sequence[Standing], now_ms: int) -> int:
     """The largest maximum that is admitted now for an empty prompt, whichever target is drawn."""
-    for rule, scope_value in question.watched:
+    for rule, scope_value in question.metered:
         meter = question.gate.velocity.meter(rule.id, scope_value)
         if rule.enforced and meter is not None and not meter.admits(now_ms):
             return 0

@@ -17,6 +17,7 @@ from extproc.core.kill_switch import KillSwitch
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
 from extproc.core.velocity import Counted, Velocity
+from extproc.core.watched import Watched
 from extproc.core.workflows import Workflows
 from extproc.ledger.port import Hold
 from extproc.policy.snapshot import Kill, Target
@@ -74,6 +75,7 @@ class Gate:
         "kills",
         "sessions",
         "velocity",
+        "watched",
         "workflows",
     )
 
@@ -84,6 +86,7 @@ class Gate:
         self.sessions = Sessions()
         self.velocity = Velocity()
         self.kills = KillSwitch()
+        self.watched = Watched()
         self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}
         self.kills.set_policy(generation.policy.kills)

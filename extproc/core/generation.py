@@ -5,7 +5,7 @@ from __future__ import annotations
 from extproc.core.callers import Callers
 from extproc.core.holds import SCOPES, Applicable, ScopeValues, scope_key
 from extproc.core.routing import Route
-from extproc.core.velocity import Watched
+from extproc.core.velocity import Metered
 from extproc.policy.snapshot import Credential, PolicySnapshot, VirtualModel
 from extproc.values.dialect import CALLER_DIALECTS, Dialect
 from extproc.values.envelope import Envelope
@@ -62,9 +62,9 @@ class Generation:
             found = self._applicable[id(limits)] = Applicable(limits)
         return found
 
-    def watched(
+    def metered(
         self, envelope: Envelope, credential: Credential, values: ScopeValues
-    ) -> tuple[Watched, ...]:
+    ) -> tuple[Metered, ...]:
         """The velocity breakers that a request passes; model and provider are in its scope
         values."""
         rules = self.policy.velocity.matching(

@@ -274,7 +274,7 @@ class RequestMachine:
             applicable,
             values,
             self._account(applicable, values, target),
-            generation.watched(envelope, credential, values),
+            generation.metered(envelope, credential, values),
             (*envelope._replace(session_id=session), credential.id, request.model),
         )
         if not derived:
@@ -290,7 +290,10 @@ class RequestMachine:
             "target": target.name,
             "generation": self._generation.number,
         }
-        return Account(applicable.holds(values, self._overrides), about)
+        holds = applicable.holds(values, self._overrides)
+        if applicable.alerts:
+            self._gate.watched.add(holds)
+        return Account(holds, about)
 
     def _reserve(self, chain: Chain) -> Reserve | Refuse:
         target, plan = chain.targets[0], self._plan
@@ -301,9 +304,9 @@ class RequestMachine:
                 return self._refuse(refusals.killed(killed))
         self._chain = chain
         self._amounts = self._estimate(target)
-        if plan.watched and self._counted is None:
+        if plan.metered and self._counted is None:
             likely = likely_micro_usd(self._amounts, target)
-            found = self._gate.velocity.admit(plan.watched, likely, self._now_ms)
+            found = self._gate.velocity.admit(plan.metered, likely, self._now_ms)
             if isinstance(found, TooFast):
                 return self._refuse(refusals.too_fast(found, likely, self._now_ms))
             self._counted = found
@@ -338,7 +341,7 @@ class RequestMachine:
         self._overrides = moved
         plan, target = self._plan, fallback.chain.targets[0]
         account = self._account(plan.applicable, plan.scope_values, target)
-        self._plan = Plan(plan.applicable, plan.scope_values, account, plan.watched, plan.subject)
+        self._plan = Plan(plan.applicable, plan.scope_values, account, plan.metered, plan.subject)
         return self._reserve(fallback.chain)
 
     def _forward(self, granted: Granted) -> Forward:

@@ -122,7 +122,7 @@ def _learn(
 ) -> None:
     model, body_bytes, plan = target.canonical_model, entry.body_bytes, entry.plan
     gate.estimator.learn(model, body_bytes, usage.input_tokens, usage.output_tokens)
-    if not (plan.applicable.counts_likely or plan.watched):
+    if not (plan.applicable.counts_likely or plan.metered):
         return
     gate.workflows.learn(plan.workflow_tag, target, body_bytes, usage)
     if event.usage_last:

@@ -25,7 +25,7 @@ MIN_BASELINE_SLOTS = 10
 """Slots with spending (sixty make a baseline) before anything counts as usual. Idle ones do not
 count: a team's usual is how fast it works, not how long it pauses."""
 MAX_METERS = 4_096
-"""Rules times scope values that are watched, 15 KB each at worst. The one that was idle longest is
+"""Rules times scope values that are metered, 15 KB each at worst. The one that was idle longest is
 forgotten first, closed ones before open ones."""
 MAX_SKIPPED = 8
 """Open breakers passed over when one must be forgotten; the search stays short."""
@@ -34,7 +34,7 @@ MAX_CHANGES = 1_000
 PROBE_RETRY_MS = 5_000
 """Said to those who come while another's probe is under way."""
 
-Watched = tuple[VelocityRule, str]
+Metered = tuple[VelocityRule, str]
 """A rule and the value of its scope that a request is of."""
 
 _MINUTE = SlidingWindow(MINUTE_MS)
@@ -62,15 +62,17 @@ class TooFast(NamedTuple):
 class Change(NamedTuple):
     """A breaker opened or closed."""
 
-    rule_id: str
+    rule: VelocityRule
     scope_value: str
     state: VelocityState
-    enforced: bool
     limit: int
     spent: int
     """In the minute before, calls under way included."""
+    tripped_ms: int
+    """When it opened first: the same for an opening and its closing."""
     until_ms: int
     """When an opened one lets a probe through."""
+    at_ms: int
 
 
 class Meter:
@@ -85,6 +87,7 @@ class Meter:
         "rule",
         "scope_value",
         "state",
+        "tripped_ms",
     )
 
     def __init__(self, rule: VelocityRule, scope_value: str, now_ms: int) -> None:
@@ -93,6 +96,7 @@ class Meter:
         self.state = VelocityState.CLOSED
         self.limit = 0
         """What was exceeded when it opened, micro-USD per minute."""
+        self.tripped_ms = 0
         self._minute = Counter(rule.id, scope_value, _MINUTE, now_ms)
         self._baseline = Counter(rule.id, scope_value, SlidingWindow(rule.baseline_ms), now_ms)
         self._opened_ms = 0
@@ -120,6 +124,7 @@ class Meter:
         if rate <= limit:
             return False
         self.limit = limit
+        self.tripped_ms = now_ms
         self._open(now_ms)
         return True
 
@@ -265,13 +270,13 @@ class Velocity:
         self._would_block: dict[str, int] = {}
 
     def admit(
-        self, watched: Sequence[Watched], likely: int, now_ms: int, *, probing: bool = False
+        self, metered: Sequence[Metered], likely: int, now_ms: int, *, probing: bool = False
     ) -> TooFast | list[Counted]:
         """Lets an attempt pass all its breakers and counts it, or says which refuses.
 
         ``probing``: it belongs to a request that is the probe already.
         """
-        meters = [self._meter(rule, value, now_ms) for rule, value in watched]
+        meters = [self._meter(rule, value, now_ms) for rule, value in metered]
         passed = []
         for meter in meters:
             self._look(meter, now_ms)
@@ -338,13 +343,14 @@ class Velocity:
         if len(self._changes) < MAX_CHANGES:
             self._changes.append(
                 Change(
-                    meter.rule.id,
+                    meter.rule,
                     meter.scope_value,
                     meter.state,
-                    meter.rule.enforced,
                     meter.limit,
                     meter.rate(now_ms),
+                    meter.tripped_ms,
                     meter.retry_at_ms,
+                    now_ms,
                 )
             )
 

@@ -1,4 +1,4 @@
-"""The admin API: health, metrics, policy, usage. On loopback, never on the public listener."""
+"""The admin API: health, metrics, policy, usage, alerts. On loopback, never on the listener."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 
 from extproc import __version__
+from extproc.edge.alerting import Alerting
 from extproc.edge.kill_api import PATH as KILL_SWITCH
 from extproc.edge.kill_api import KillApi
 from extproc.edge.kill_board import KillBoard
@@ -23,9 +24,12 @@ MAX_COUNTERS = 1_000
 class Admin:
     """The handlers of one sidecar's admin API."""
 
-    def __init__(self, sidecar: Sidecar, reloader: PolicyReloader, kills: KillBoard) -> None:
+    def __init__(
+        self, sidecar: Sidecar, reloader: PolicyReloader, alerting: Alerting, kills: KillBoard
+    ) -> None:
         self._sidecar = sidecar
         self._reloader = reloader
+        self._alerting = alerting
         self._kills = KillApi(kills, sidecar.gate, lambda: sidecar.notify)
 
     def application(self) -> web.Application:
@@ -37,6 +41,7 @@ class Admin:
             ("/metrics", self._metrics),
             ("/policy", self._policy),
             ("/usage", self._usage),
+            ("/alerts", self._alerting.report),
         ):
             application.router.add_get(path, _answering(handler))
         self._kills.add_to(application)
@@ -45,7 +50,7 @@ class Admin:
     def _overview(self) -> dict[str, object]:
         return {
             "tokenweir": __version__,
-            "see": ["/healthz", "/metrics", "/policy", "/usage", KILL_SWITCH],
+            "see": ["/healthz", "/metrics", "/policy", "/usage", "/alerts", KILL_SWITCH],
         }
 
     def _health(self) -> dict[str, object]:

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from extproc.core.gate import Gate
 from extproc.edge.kill_board import KillBoard, Order, TooManyKillsError
-from extproc.edge.notices import Notify
+from extproc.edge.notices import Notify, kill_notice
 from extproc.policy.kill_documents import MAX_REASON_CHARACTERS, is_kill_value, is_named
 from extproc.policy.matching import MATCH_FIELDS
 from extproc.wire.error_body import rfc3339
@@ -63,26 +63,24 @@ class KillApi:
             return _problem(
                 500, f"in effect, but only until the next restart: {error.strerror or error}"
             )
-        facts = {"field": change.field, "value": change.value, "reason": change.reason}
-        self._notify()("The kill switch stopped a value", "critical", facts)
+        self._notify()(kill_notice(*order[:3], True, order.at_ms), ())
         known = is_named(self._gate.generation.policy, order.field, order.value)
         return _answer(200, {**_shown(order), "known": known})
 
     async def _revive(self, change: _Change) -> web.Response:
         try:
-            revived = await self._board.revive(change.field, change.value)
+            order = await self._board.revive(change.field, change.value)
         except OSError as error:
             return _problem(500, f"it stays stopped: {error.strerror or error}")
-        if not revived:
+        if order is None:
             policy = any(
                 (kill.field, kill.value) == (change.field, change.value)
                 for kill in self._gate.kills.by_policy
             )
             where = "it is stopped by policy" if policy else "it is not stopped"
             return _problem(404, where)
-        facts = {"field": change.field, "value": change.value}
-        self._notify()("The kill switch revived a value", "info", facts)
-        return _answer(200, dict(facts))
+        self._notify()(kill_notice(*order[:3], False, order.at_ms), ())
+        return _answer(200, {"field": change.field, "value": change.value})
 
     def _changing(
         self, handler: Callable[[_Change], Awaitable[web.Response]]

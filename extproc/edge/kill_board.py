@@ -117,13 +117,13 @@ class KillBoard:
         await self._tell(order)
         return order
 
-    async def revive(self, field: str, value: str) -> bool:
-        """Lets a value spend again; False where it was not stopped by order. The file comes first:
+    async def revive(self, field: str, value: str) -> Order | None:
+        """Lets a value spend again; None where it was not stopped by order. The file comes first:
         raises ``OSError``, and the value stays stopped, where it cannot be written."""
         async with self._saving:
             before = self._orders.get((field, value))
             if before is None or not before.killed:
-                return False
+                return None
             order = Order(field, value, "", self._clock.now_ms(), False)
             self._take(order)
             try:
@@ -134,7 +134,7 @@ class KillBoard:
             finally:
                 self._obey()
         await self._tell(order)
-        return True
+        return order
 
     async def apply(self, orders: Iterable[Order]) -> None:
         """Takes orders of other sidecars, as far as they are news."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from extproc.policy.channel_documents import warn_of_unset_channels
 from extproc.policy.document import READERS
 from extproc.policy.drafts import (
     CredentialDraft,
@@ -123,6 +124,7 @@ class _Compiler:
             self._add_model(model)
         credentials = self._credentials()
         limits = self._limits()
+        warn_of_unset_channels(drafts, self._environ)
         return PolicySnapshot(
             generation=generation,
             digest=digest,
@@ -140,6 +142,7 @@ class _Compiler:
                 Scope.SESSION in draft.rule.limit.scope for draft in drafts.velocity
             ),
             kills=self._kills(credentials),
+            channels=drafts.channels,
             warnings=tuple(self._findings.warnings),
         )
 

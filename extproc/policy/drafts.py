@@ -8,6 +8,7 @@ from extproc.policy.matching import Condition, ConditionalLimit
 from extproc.policy.reading import Section
 from extproc.policy.snapshot import (
     BreakerPolicy,
+    Channels,
     CredentialRef,
     EnvelopeRules,
     Kill,
@@ -117,6 +118,10 @@ class Drafts:
     providers: list[ProviderDraft] = field(default_factory=list)
     credentials: list[CredentialDraft] = field(default_factory=list)
     prices: dict[tuple[str, str], Price] = field(default_factory=dict)
+    channels: Channels = field(default_factory=Channels)
+    channel_references: list[tuple[Section, str, CredentialRef]] = field(default_factory=list)
+    unset_channels: set[str] = field(default_factory=set)
+    """Kinds of channel that are asked for and not configured: each is warned of once."""
     envelope: EnvelopeRules | None = None
     default_max_output_tokens: int = 4096
     min_output_tokens: int = 256

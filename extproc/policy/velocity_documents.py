@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from extproc.policy.channel_documents import read_notify
 from extproc.policy.drafts import Drafts, VelocityDraft
 from extproc.policy.limit_documents import (
     read_duration_ms,
@@ -30,7 +31,7 @@ def read_velocity(document: Section, drafts: Drafts) -> None:
     """The list ``velocity``."""
     for section in document.sections("velocity"):
         conditions = read_when(section, drafts)
-        rule = _rule(section)
+        rule = _rule(section, drafts)
         if Scope.SESSION in rule.scope and len(rule.scope) == 1:
             section.warning(
                 "scope",
@@ -41,7 +42,7 @@ def read_velocity(document: Section, drafts: Drafts) -> None:
         section.done()
 
 
-def _rule(section: Section) -> VelocityRule:
+def _rule(section: Section, drafts: Drafts) -> VelocityRule:
     most = section.decimal("max_usd_per_minute")
     times = section.decimal("times_baseline")
     least = section.decimal("min_usd_per_minute")
@@ -82,4 +83,5 @@ def _rule(section: Section) -> VelocityRule:
         min_micro_usd=min_micro_usd,
         cooldown_ms=read_duration_ms(section, "cooldown", DEFAULT_COOLDOWN_MS, MAX_COOLDOWN_MS),
         enforced=section.choice("enforce", ("enforce", "shadow"), "enforce") == "enforce",
+        notify=read_notify(section, drafts) if "notify" in section else (),
     )

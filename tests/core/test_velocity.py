@@ -130,7 +130,7 @@ def test_after_the_cooldown_one_probe_passes_and_closes_it() -> None:
     breakers.ended(probe, USD, after + 2)
     assert state(breakers) is VelocityState.CLOSED
     (change,) = breakers.take_changes()
-    assert (change.rule_id, change.state) == ("fast", VelocityState.CLOSED)
+    assert (change.rule.id, change.state) == ("fast", VelocityState.CLOSED)
     assert isinstance(spend(breakers, 1, after + 3), list)
 
 

@@ -66,7 +66,11 @@ def test_a_value_is_stopped_listed_and_revived(console: Console) -> None:
     ]  # fmt: skip
     assert console.ask("DELETE", {"field": "user_id", "value": "mallory"})[0] == 200
     assert console.gate.kills.stops(("", "", "mallory")) == ""
-    assert [one[1] for one in console.told] == ["critical", "info"]
+    assert [(one[0].title, one[0].severity.value) for one in console.told] == [
+        ("The kill switch stopped user_id mallory", "warning"),
+        ("The kill switch revived user_id mallory", "info"),
+    ]
+    assert ("reason", "ran away") in console.told[0][0].facts
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 from gateway import KEY, Gateway, base_policy, chat
+from receivers import Answer, Receiver, Request, slack
 
 POLICY = """
 name: v
@@ -161,3 +162,39 @@ def test_the_sdks_raise_their_rate_limit_error_and_do_not_retry(gateway: Gateway
     body: Any = told.value.body
     assert body["error"]["metadata"]["code"] == "spend_velocity_exceeded"
     assert gateway.metric_sum("tokenweir_refused_total") == before + 2
+
+
+def test_operators_hear_of_it_once(start_gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Request] = []
+
+    def take(request: Request) -> Answer:
+        taken.append(request)
+        return slack(request)
+
+    receiver = Receiver(take)
+    try:
+        monkeypatch.setenv("SLACK_WEBHOOK", f"{receiver.url}/services/x")
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        channels = 'channels: {slack: {webhook: "env:SLACK_WEBHOOK"}}\n'
+        gateway = start_gateway(
+            base_policy(
+                velocity=POLICY.replace("cooldown: 5m", 'cooldown: 5m\n    notify: "slack:#x"'),
+                channels="name: c\ntype: gateway-config\n" + channels,
+            )
+        )
+        for name in ("anthropic", "bedrock"):
+            gateway.faults(name, output_tokens=2_500)
+        headers = {"x-tfy-workflow-tag": "loop", "x-tfy-user-id": "loud"}
+        spend_until_refused(gateway, headers)
+        deadline = time.monotonic() + 10
+        while not taken:
+            assert time.monotonic() < deadline, "nobody was told"
+            time.sleep(0.05)
+        assert gateway.post(headers=headers).status_code == 429
+        time.sleep(1.5)
+        (told,) = taken
+        assert "The velocity breaker runaway stopped runaway spending" in told.json["text"]
+        assert "loud" in str(told.json)
+    finally:
+        receiver.close()

@@ -22,10 +22,19 @@ def rules(*texts: str, envelope: Envelope = NOBODY) -> tuple[VelocityRule, ...]:
 def test_a_rule_as_written() -> None:
     (rule,) = rules(
         "{id: r, scope: [project, user], max_usd_per_minute: 20, times_baseline: 2.5,"
-        " baseline: 6h, min_usd_per_minute: 0.5, cooldown: 10m, enforce: shadow}"
+        " baseline: 6h, min_usd_per_minute: 0.5, cooldown: 10m, enforce: shadow,"
+        " notify: [slack:#money]}"
     )
     assert rule == VelocityRule(
-        "r", (Scope.PROJECT, Scope.USER), 20_000_000, 250, 21_600_000, 500_000, 600_000, False
+        "r",
+        (Scope.PROJECT, Scope.USER),
+        20_000_000,
+        250,
+        21_600_000,
+        500_000,
+        600_000,
+        False,
+        ("slack:#money",),
     )
 
 
