@@ -17,6 +17,8 @@ COMMANDS = {
     "check": "extproc.cli.check",
     "render": "extproc.cli.render",
     "keys": "extproc.cli.keys",
+    "kill": "extproc.cli.kill",
+    "revive": "extproc.cli.revive",
     "alerts": "extproc.cli.alerts",
 }
 """Command to module. Imported when asked for: the servers' libraries take most of a second."""

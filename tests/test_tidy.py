@@ -37,7 +37,6 @@ WITHOUT_A_TEST_FILE = (
     "edge/grpcio_transport.py",
     "edge/metrics.py",
     "edge/reload.py",
-    "edge/services.py",
     "edge/sidecar_process.py",
     "edge/stream.py",
     "ledger/counter.py",

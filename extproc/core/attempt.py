@@ -12,9 +12,11 @@ from extproc.core import refusals
 from extproc.core.breach import fitted
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Refuse, Reserve, SendAttempt
-from extproc.core.estimate import estimate_amounts, output_bound_tokens
+from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bound_tokens
 from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
+from extproc.core.holds import ScopeValues, scope_key
+from extproc.core.velocity import Counted, TooFast
 from extproc.ledger.port import Account, Denied, Granted
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect
@@ -37,6 +39,7 @@ class AttemptMachine:
         "_amounts",
         "_arrived",
         "_clamps",
+        "_counted",
         "_counts_likely",
         "_entry",
         "_event",
@@ -62,6 +65,7 @@ class AttemptMachine:
         self._now_ms = 0
         self._clamps = 0
         self._counts_likely = False
+        self._counted: list[Counted] = []
 
     def on_body(self, body: bytes, now_ms: int) -> Reserve | Refuse:
         """The body as it left the gateway for the first attempt: with that one's maximum."""
@@ -81,14 +85,17 @@ class AttemptMachine:
         except WireError as error:
             return self._refuse(error.refusal)
         self._arrived = request
-        caller = entry.caller
+        caller, generation, plan = entry.caller, entry.generation, entry.plan
+        kills = self._gate.kills
+        if kills.active:
+            killed = kills.stops_request(plan.subject, target, request)
+            if killed:
+                return self._refuse(refusals.killed(killed))
         # As the caller named it: the body names the model of the first target.
-        model = str(entry.plan.account.about["model"])
+        model = str(plan.account.about["model"])
         # Some limits may be those of this attempt's own provider.
         provider = target.provider.name
-        applicable = entry.generation.applicable(
-            caller.envelope, caller.credential, model, provider
-        )
+        applicable = generation.applicable(caller.envelope, caller.credential, model, provider)
         self._counts_likely = applicable.counts_likely
         if applicable.bounds_money and (request.server_tools or request.priority_tier):
             return self._refuse(refusals.unbounded(request))
@@ -97,7 +104,12 @@ class AttemptMachine:
             request = with_maximum(request, self._bound_tokens(request))
         self._whole = request
         self._request = fitted(request, target, self._floor(request))
-        values = caller.scope_values(applicable, request, model, provider)
+        values = caller.scope_values(plan.session, model, provider)
+        if plan.metered:
+            self._amounts = self._estimate(self._request)
+            refusal = self._too_fast(values)
+            if refusal is not None:
+                return self._refuse(refusal)
         holds = applicable.holds(values, entry.overrides)
         if applicable.alerts:
             self._gate.watched.add(holds)
@@ -169,8 +181,9 @@ class AttemptMachine:
         entry, target, request = self._entry, self._target, self._request
         number = self._event.attempt
         entry.attempts[number] = Attempt(
-            f"{self._event.request_id}/{number}", target, self._amounts
+            f"{self._event.request_id}/{number}", target, self._amounts, counted=self._counted
         )
+        self._counted = []  # the attempt's own from here on
         self._gate.breakers.sent(target.name, entry.chain.breaker, self._now_ms)
         maximum = None if request is self._arrived else request.max_output_tokens
         return SendAttempt(
@@ -184,13 +197,31 @@ class AttemptMachine:
         """The ledger is not there: the attempt is not sent."""
         return self._refuse(refusals.LEDGER_FAILED)
 
+    def abandon(self) -> None:
+        """The caller left before the ledger answered: the attempt is not sent."""
+        self._gate.velocity.give_back(self._counted, self._now_ms)
+        self._counted = []
+
     def refuse_internal_error(self) -> Refuse:
         """Our own fault, found by the edge."""
         return self._refuse(refusals.INTERNAL_ERROR)
 
+    def _too_fast(self, values: ScopeValues) -> Refusal | None:
+        """Passes the velocity breakers, as the first attempt did."""
+        entry, gate = self._entry, self._gate
+        metered = [(rule, scope_key(rule.scope, values)) for rule, _ in entry.plan.metered]
+        likely = likely_micro_usd(self._amounts, self._target)
+        probing = any(one.probe for tried in entry.attempts.values() for one in tried.counted)
+        found = gate.velocity.admit(metered, likely, self._now_ms, probing=probing)
+        if isinstance(found, TooFast):
+            return refusals.too_fast(found, likely, self._now_ms)
+        self._counted = found
+        return None
+
     def _refuse(self, refusal: Refusal) -> Refuse:
+        self.abandon()
         entry = self._gate.in_flight.get(self._event.request_id)
         dialect = entry.operation.dialect if entry else Dialect.OPENAI
         generation = (entry.generation if entry else self._gate.generation).number
-        rules = entry.plan.applicable.rules if entry else ""
+        rules = entry.plan.rules if entry else ""
         return Refuse(refusal, dialect, self._event.request_id, generation, rules)

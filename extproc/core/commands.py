@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from extproc.core.routing import Chain
-from extproc.ledger.port import Account, Remaining
+from extproc.ledger.port import Account, Hold, Remaining
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import Amounts
@@ -43,6 +43,13 @@ class Reserve(NamedTuple):
     account: Account
     amounts: Amounts
     lease_until_ms: int
+    now_ms: int
+
+
+class Peek(NamedTuple):
+    """Read counters; they come back as ``Peeked``."""
+
+    holds: Sequence[Hold]
     now_ms: int
 
 

@@ -6,18 +6,21 @@ randomness: all three arrive in events.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from extproc.core.breaker import Breakers
 from extproc.core.callers import Caller, Plan
 from extproc.core.estimate import Estimator
 from extproc.core.generation import Generation
+from extproc.core.kill_switch import KillSwitch
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
+from extproc.core.velocity import Counted, Velocity
 from extproc.core.watched import Watched
 from extproc.core.workflows import Workflows
 from extproc.ledger.port import Hold
-from extproc.policy.snapshot import Target
+from extproc.policy.snapshot import Kill, Target
 from extproc.values.dialect import Operation
 from extproc.values.limit import Amounts
 
@@ -39,6 +42,8 @@ class Attempt:
     target: Target
     amounts: Amounts
     ended: bool = False
+    counted: Sequence[Counted] = ()
+    """What the attempt counts for in velocity breakers."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +75,9 @@ class Gate:
         "estimator",
         "generation",
         "in_flight",
+        "kills",
         "sessions",
+        "velocity",
         "watched",
         "workflows",
     )
@@ -80,14 +87,36 @@ class Gate:
         self.breakers = Breakers()
         self.estimator = Estimator()
         self.sessions = Sessions()
+        self.velocity = Velocity()
+        self.kills = KillSwitch()
         self.watched = Watched()
         self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}
+        self.kills.set_policy(generation.policy.kills)
+        self._stop_targets()
 
     def enter(self, generation: Generation) -> None:
         """Takes a new policy generation for requests that begin from now on."""
         assert generation.number > self.generation.number, "generations only grow"
         self.generation = generation
+        self.kills.set_policy(generation.policy.kills)
+        self._stop_targets()
+
+    def kill(self, kills: Iterable[Kill]) -> None:
+        """Takes what operators have stopped, as a whole; requests and attempts that begin from now
+        on obey."""
+        self.kills.set_operators(kills)
+        self._stop_targets()
+
+    def _stop_targets(self) -> None:
+        """Chains are drawn without killed targets, as without those that fail."""
+        kills = self.kills
+        self.breakers.stopped = frozenset(
+            target.name
+            for model in self.generation.policy.virtual_models.values()
+            for target in model.all_targets
+            if kills.active and kills.stops_target(target)
+        )
 
     def forget(self, reservation_id: str) -> None:
         """A reservation ended by its lease: its request no longer waits for a log entry."""

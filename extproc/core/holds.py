@@ -45,6 +45,13 @@ def joined(parts: Sequence[str]) -> str:
     return "".join([f"{len(part)}:{part}" for part in parts])
 
 
+def scope_key(scope: Sequence[Scope], values: ScopeValues) -> str:
+    """What a counter of this scope is told by among the others of its rule."""
+    if len(scope) == 1:
+        return values[_PLACE[scope[0]]]
+    return joined([values[_PLACE[one]] for one in scope])
+
+
 def split(key: str) -> list[str]:
     """The values of a key that ``joined`` made."""
     parts = []

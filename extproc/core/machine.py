@@ -1,6 +1,7 @@
 """One request, from its headers to its forwarding or refusal.
 
-    headers  -> AwaitBody | Answer | Refuse
+    headers  -> AwaitBody | Answer | Peek | Refuse
+    peeked   -> Answer
     body     -> Reserve | Forward (operations that are free) | Refuse
     reserved -> Forward | Reserve (clamped, degraded or elsewhere) | Refuse
 
@@ -11,18 +12,18 @@ the edge then answers 503, and nothing passes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from enum import Enum
 
-from extproc.core import refusals
+from extproc.core import effective_budget, refusals
 from extproc.core.breach import Asked, Way, notes_of, ways_on
 from extproc.core.callers import Caller, Plan, kind_of
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
-from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, Reserve
+from extproc.core.commands import Answer, AwaitBody, Forward, Peek, Refuse, Reserve
 from extproc.core.context import without_narrow
-from extproc.core.estimate import estimate_amounts, output_bound_tokens
-from extproc.core.events import RequestBody, RequestHeaders, Reserved
+from extproc.core.effective_budget import Question
+from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bound_tokens
+from extproc.core.events import Peeked, RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import LEASE_MS, MAX_IN_FLIGHT, Attempt, Gate, InFlight
 from extproc.core.holds import (
     OVERFLOW_SUFFIX,
@@ -30,16 +31,18 @@ from extproc.core.holds import (
     Applicable,
     ScopeValues,
 )
-from extproc.core.identity import resolve_envelope
 from extproc.core.model_list import model_list
 from extproc.core.routing import Chain, Route, text_bytes
+from extproc.core.velocity import Counted, TooFast
+from extproc.core.verification import credential_of, sender_of, verified
 from extproc.ledger.port import Account, Denied, Granted, Hold
-from extproc.policy.snapshot import Credential, Target
-from extproc.values.dialect import Dialect, Operation
+from extproc.policy.snapshot import Target
+from extproc.values.dialect import OWN_OPERATIONS, Dialect, Operation
+from extproc.values.envelope import ENVELOPE_FIELDS
 from extproc.values.limit import Amounts, Limit, Scope, Unit
 from extproc.values.refusal import Refusal
 from extproc.wire.errors import WireError
-from extproc.wire.headers import CallerHeaders, api_key
+from extproc.wire.headers import CallerHeaders
 from extproc.wire.inference_request import (
     InferenceRequest,
     needs_usage_injected,
@@ -58,6 +61,7 @@ class State(Enum):
     HEADERS = "headers"
     BODY = "body"
     RESERVATION = "reservation"
+    PEEK = "peek"
     DONE = "done"
 
 
@@ -70,15 +74,18 @@ class RequestMachine:
         "_caller",
         "_chain",
         "_clamps",
+        "_counted",
         "_first_refusal",
         "_gate",
         "_generation",
         "_now_ms",
         "_overrides",
         "_plan",
+        "_question",
         "_remove",
         "_request",
         "_route",
+        "_rules",
         "_way",
         "_ways",
         "dialect",
@@ -96,6 +103,7 @@ class RequestMachine:
     _chain: Chain
     _plan: Plan
     _amounts: Amounts
+    _question: Question
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -109,8 +117,10 @@ class RequestMachine:
         self._ways: list[Way] | None = None
         self._way: Way | None = None
         self._first_refusal: Refusal | None = None
+        self._counted: list[Counted] | None = None
+        self._rules = ""
 
-    def on_headers(self, event: RequestHeaders) -> AwaitBody | Answer | Refuse:
+    def on_headers(self, event: RequestHeaders) -> AwaitBody | Answer | Peek | Refuse:
         """Who asks, and may they ask at all."""
         assert self.state is State.HEADERS
         generation = self._generation
@@ -119,19 +129,27 @@ class RequestMachine:
             self.request_id = headers.request_id
             self.operation = operation = headers.operation
             self.dialect = operation.dialect
-            if operation is Operation.MODELS:
-                return self._list_models(headers)
+            if operation.free and operation in OWN_OPERATIONS:
+                self.request_id, self.dialect = sender_of(event)
+                if operation is Operation.MODELS:
+                    return self._list_models(headers)
             kind = kind_of(headers)
             caller = generation.callers.find(kind)
             if caller is None:
-                found = self._verified(headers)
+                found = verified(generation, headers)
                 if isinstance(found, Refusal):
                     return self._refuse(found)
                 caller = found
                 generation.callers.remember(kind, caller)
+            if caller.checked != self._gate.kills.version:
+                killed = self._gate.kills.look_at_caller(caller)
+                if killed:
+                    return self._refuse(refusals.killed(killed))
         except WireError as error:
-            self._note_caller(event)
+            self.request_id, self.dialect = sender_of(event)
             return self._refuse(error.refusal)
+        if operation.free and operation is Operation.EFFECTIVE_BUDGET:
+            return self._ask_budget(event, caller)
         if event.end_of_stream:
             return self._refuse(refusals.empty_body())
         self._caller = caller
@@ -178,9 +196,20 @@ class RequestMachine:
             return self._forward(outcome)
         return self._breached(outcome)
 
+    def on_peeked(self, event: Peeked) -> Answer:
+        """What the counters say that the caller asked about."""
+        assert self.state is State.PEEK
+        self.state = State.DONE
+        body = effective_budget.answer(self._question, event.standings, event.now_ms)
+        return Answer(body, self.request_id, self._generation.number)
+
     def on_ledger_failed(self) -> Refuse:
         """The ledger is not there: nothing is admitted."""
         return self._refuse(refusals.LEDGER_FAILED)
+
+    def abandon(self) -> None:
+        """The caller left before the ledger answered: nothing is sent."""
+        self._give_back()
 
     def refuse_internal_error(self) -> Refuse:
         """Our own fault, found by the edge."""
@@ -189,27 +218,26 @@ class RequestMachine:
     # -- steps ------------------------------------------------------------------------------------
 
     def _list_models(self, headers: CallerHeaders) -> Answer | Refuse:
-        credential = self._credential(headers)
+        credential = credential_of(self._generation, headers)
         if credential is None:
             return self._refuse(refusals.INVALID_CREDENTIAL)
-        self.state = State.DONE
         generation = self._generation
+        if self._gate.kills.stops(("",) * len(ENVELOPE_FIELDS) + (credential.id,)):
+            return self._refuse(refusals.killed("credential"))
+        self.state = State.DONE
         return Answer(model_list(generation, credential), self.request_id, generation.number)
 
-    def _credential(self, headers: CallerHeaders) -> Credential | None:
-        key = api_key(headers.authorization, headers.x_api_key)
-        return self._generation.policy.credentials.get(hashlib.sha256(key).digest())
-
-    def _verified(self, headers: CallerHeaders) -> Caller | Refusal:
-        """A caller seen for the first time. Raises ``WireError``."""
-        policy = self._generation.policy
-        key = api_key(headers.authorization, headers.x_api_key)
-        claims = self._generation.names.claims(headers.identity)
-        credential = policy.credentials.get(hashlib.sha256(key).digest())
-        if credential is None:
-            return refusals.INVALID_CREDENTIAL
-        envelope = resolve_envelope(credential, claims, policy.envelope)
-        return envelope if isinstance(envelope, Refusal) else Caller(credential, envelope)
+    def _ask_budget(self, event: RequestHeaders, caller: Caller) -> Peek | Refuse:
+        path = next(value for name, value in event.headers if name == ":path")
+        model = effective_budget.model_asked(path)
+        if model is None:
+            return self._refuse(refusals.unusable_query())
+        found = effective_budget.ask(self._gate, caller, model, self.dialect, event.now_ms)
+        if isinstance(found, Refusal):
+            return self._refuse(found)
+        self._question = found
+        self.state = State.PEEK
+        return Peek(found.holds, event.now_ms)
 
     def _reserve_first(self) -> Reserve | Refuse:
         caller, request, target = self._caller, self._request, self._chain.targets[0]
@@ -231,12 +259,23 @@ class RequestMachine:
     def _make_plan(self, target: Target, moved: str) -> Plan:
         """How the request is booked at a target. ``moved`` names what ``_overrides`` changes."""
         caller, request, provider = self._caller, self._request, target.provider.name
-        applicable = self._generation.applicable(
-            caller.envelope, caller.credential, request.model, provider
+        envelope, credential, generation = caller.envelope, caller.credential, self._generation
+        applicable = generation.applicable(envelope, credential, request.model, provider)
+        needed = (
+            applicable.counts_sessions
+            or generation.policy.watches_sessions
+            or self._gate.kills.derived_sessions
         )
-        values = caller.scope_values(applicable, request, request.model, provider)
-        plan = Plan(applicable, values, self._account(applicable, values, target))
-        if caller.envelope.session_id or not applicable.counts_sessions:
+        session = caller.session(request, needed=needed)
+        values = caller.scope_values(session, request.model, provider)
+        plan = Plan(
+            applicable,
+            values,
+            self._account(applicable, values, target),
+            generation.metered(envelope, credential, values),
+            (*envelope._replace(session_id=session), credential.id, request.model),
+        )
+        if session == envelope.session_id:
             caller.plans[self.operation, request.model, target.name + moved] = plan
         return plan
 
@@ -254,9 +293,21 @@ class RequestMachine:
             self._gate.watched.add(holds)
         return Account(holds, about)
 
-    def _reserve(self, chain: Chain) -> Reserve:
+    def _reserve(self, chain: Chain) -> Reserve | Refuse:
+        target, plan = chain.targets[0], self._plan
+        self._rules = plan.rules
+        if plan.checked != self._gate.kills.version:
+            killed = self._gate.kills.look_at_plan(plan, target, self._request)
+            if killed:
+                return self._refuse(refusals.killed(killed))
         self._chain = chain
-        self._amounts = self._estimate(chain.targets[0])
+        self._amounts = self._estimate(target)
+        if plan.metered and self._counted is None:
+            likely = likely_micro_usd(self._amounts, target)
+            found = self._gate.velocity.admit(plan.metered, likely, self._now_ms)
+            if isinstance(found, TooFast):
+                return self._refuse(refusals.too_fast(found, likely, self._now_ms))
+            self._counted = found
         self.state = State.RESERVATION
         return Reserve(
             self.request_id + "/1",
@@ -355,10 +406,18 @@ class RequestMachine:
             chain,
             self._plan,
             self._overrides,
-            {1: Attempt(self.request_id + "/1", target, self._amounts)},
+            {
+                1: Attempt(
+                    self.request_id + "/1",
+                    target,
+                    self._amounts,
+                    counted=self._counted or (),
+                )
+            },
             self._caller,
             maximum is not None and self._asked.max_output_tokens is None,
         )
+        self._counted = None  # the attempt's own from here on
         gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         inject_usage = needs_usage_injected(request)
         way = self._way
@@ -374,15 +433,22 @@ class RequestMachine:
             ),
             inject_usage,
             self._generation.number,
-            self._plan.applicable.rules,
+            self._plan.rules,
             granted.remaining,
             self._remove,
             self._now_ms,
             notes,
         )
 
-    def _forward_free(self) -> Forward:
+    def _forward_free(self) -> Forward | Refuse:
         target = self._chain.targets[0]
+        kills = self._gate.kills
+        if kills.active:
+            caller = self._caller
+            subject = (*caller.envelope, caller.credential.id, self._request.model)
+            killed = kills.stops_request(subject, target, self._request)
+            if killed:
+                return self._refuse(refusals.killed(killed))
         self.state = State.DONE
         return Forward(
             self._chain,
@@ -448,24 +514,25 @@ class RequestMachine:
 
     def _all_open(self) -> Refusal:
         policy = self._route.model.breaker
+        breakers = self._gate.breakers
+        targets = [one for one in self._route.targets if one.name not in breakers.stopped]
+        if not targets:
+            return refusals.killed(self._gate.kills.stops_target(self._route.targets[0]))
         wait_ms = min(
-            self._gate.breakers.retry_after_ms(target.name, policy, self._now_ms)
-            for target in self._route.targets
+            breakers.retry_after_ms(target.name, policy, self._now_ms) for target in targets
         )
         return refusals.all_targets_open(self._request.model, wait_ms)
 
-    def _note_caller(self, event: RequestHeaders) -> None:
-        """For the refusal of headers that could not be read: where they came from."""
-        for name, value in event.headers:
-            if name == "x-request-id":
-                self.request_id = value.decode("ascii", "replace")
-            elif name == ":path" and b"/messages" in value:
-                self.dialect = Dialect.ANTHROPIC
+    def _give_back(self) -> None:
+        if self._counted is not None:
+            self._gate.velocity.give_back(self._counted, self._now_ms)
+            self._counted = None
 
     def _refuse(self, refusal: Refusal) -> Refuse:
-        rules = self._plan.applicable.rules if self.state is State.RESERVATION else ""
+        self._give_back()
         self.state = State.DONE
-        return Refuse(refusal, self.dialect, self.request_id, self._generation.number, rules)
+        number = self._generation.number
+        return Refuse(refusal, self.dialect, self.request_id, number, self._rules)
 
 
 _CHECK_BELOW_MICRO_USD = 1_000_000_000

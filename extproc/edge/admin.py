@@ -9,8 +9,13 @@ from aiohttp import web
 
 from extproc import __version__
 from extproc.edge.alerting import Alerting
+from extproc.edge.kill_api import PATH as KILL_SWITCH
+from extproc.edge.kill_api import KillApi
+from extproc.edge.kill_board import KillBoard
+from extproc.edge.notices import report_velocity
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import Sidecar
+from extproc.wire.error_body import amount_text, rfc3339
 
 MAX_COUNTERS = 1_000
 """Counters shown by ``/usage``: more belongs into a report."""
@@ -19,10 +24,13 @@ MAX_COUNTERS = 1_000
 class Admin:
     """The handlers of one sidecar's admin API."""
 
-    def __init__(self, sidecar: Sidecar, reloader: PolicyReloader, alerting: Alerting) -> None:
+    def __init__(
+        self, sidecar: Sidecar, reloader: PolicyReloader, alerting: Alerting, kills: KillBoard
+    ) -> None:
         self._sidecar = sidecar
         self._reloader = reloader
         self._alerting = alerting
+        self._kills = KillApi(kills, sidecar.gate, lambda: sidecar.notify)
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -36,19 +44,23 @@ class Admin:
             ("/alerts", self._alerting.report),
         ):
             application.router.add_get(path, _answering(handler))
+        self._kills.add_to(application)
         return application
 
     def _overview(self) -> dict[str, object]:
         return {
             "tokenweir": __version__,
-            "see": ["/healthz", "/metrics", "/policy", "/usage", "/alerts"],
+            "see": ["/healthz", "/metrics", "/policy", "/usage", "/alerts", KILL_SWITCH],
         }
 
     def _health(self) -> dict[str, object]:
         return {"healthy": True, "generation": self._sidecar.gate.generation.number}
 
     def _metrics(self) -> bytes:
-        return self._sidecar.metrics.render(len(self._sidecar.gate.in_flight))
+        sidecar = self._sidecar
+        report_velocity(sidecar.gate.velocity, sidecar.metrics, sidecar.notify)
+        sidecar.metrics.killed = sidecar.gate.kills.count
+        return sidecar.metrics.render(len(sidecar.gate.in_flight))
 
     def _policy(self) -> dict[str, object]:
         policy = self._sidecar.gate.generation.policy
@@ -60,7 +72,24 @@ class Admin:
             "warnings": [str(warning) for warning in policy.warnings],
             "problems": [str(problem) for problem in self._reloader.problems],
             "breakers": self._sidecar.gate.breakers.states(),
+            "velocity": self._velocity(),
         }
+
+    def _velocity(self) -> list[dict[str, object]]:
+        """The velocity breakers that are not closed."""
+        now_ms = self._sidecar.clock.now_ms()
+        return [
+            {
+                "rule_id": meter.rule.id,
+                "scope_value": meter.scope_value,
+                "state": meter.state.value,
+                "enforce": "enforce" if meter.rule.enforced else "shadow",
+                "limit_usd_per_minute": amount_text("usd", meter.limit),
+                "spent_usd_last_minute": amount_text("usd", meter.rate(now_ms)),
+                "until": rfc3339(meter.retry_at_ms),
+            }
+            for meter in self._sidecar.gate.velocity.not_closed()[:MAX_COUNTERS]
+        ]
 
     def _usage(self) -> dict[str, object]:
         counters: list[dict[str, object]] = []

@@ -17,7 +17,8 @@ from extproc.core.routing import Chain
 from extproc.pb import extproc_pb2 as pb
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect, Operation
-from extproc.values.limit import Unit
+from extproc.values.limit import MONEY, Unit
+from extproc.values.refusal import RefusalCode
 from extproc.values.wire_names import (
     DECIDED_HEADER,
     METADATA,
@@ -234,10 +235,12 @@ def _chain_metadata(chain: Chain, command: Forward) -> bytes:
 def _limit_entries(command: Forward) -> bytes:
     """What the answer's headers will say about the tightest limits."""
     entries = b""
+    budget = -1
     for hold, amount, resets_at_ms in command.remaining:
         unit = hold.limit.unit
-        if unit is Unit.MICRO_USD:
-            entries += _string(b"budget", amount_text("usd", amount).encode())
+        if unit in MONEY:
+            # The tightest strict budget and the tightest statistical one: the tighter is shown.
+            budget = amount if budget < 0 else min(budget, amount)
         else:
             limit, remaining, reset = _LIMIT_KEYS[unit is not Unit.REQUESTS]
             # Relative, in whole seconds, as OpenAI writes it.
@@ -247,6 +250,8 @@ def _limit_entries(command: Forward) -> bytes:
                 _string(remaining, b"%d" % amount),
                 _known_string(reset, seconds, "s"),
             )
+    if budget >= 0:
+        entries += _string(b"budget", amount_text("usd", budget).encode())
     return entries
 
 
@@ -273,7 +278,9 @@ def encode_refuse(command: Refuse) -> bytes:
     limit = refusal.limit
     if limit is not None:
         left = max(0, limit.limit - limit.spent - limit.reserved)
-        if limit.unit == "usd":
+        if refusal.code is RefusalCode.SPEND_VELOCITY_EXCEEDED:
+            pass  # what a minute has left is no budget, and a client could take it for one
+        elif limit.unit == "usd":
             headers.append(("x-budget-remaining-usd", amount_text("usd", left)))
         else:
             kind = "requests" if limit.unit == "requests" else "tokens"

@@ -26,6 +26,7 @@ class Metrics:
         "expired",
         "generation",
         "internal_errors",
+        "killed",
         "policy_load_errors",
         "policy_warnings",
         "refused",
@@ -34,6 +35,8 @@ class Metrics:
         "settled_without_usage",
         "slow_turns",
         "suspect_usage",
+        "velocity_open",
+        "velocity_trips",
         "would_block",
     )
 
@@ -58,6 +61,9 @@ class Metrics:
         self.generation = 0
         self.policy_load_errors = 0
         self.policy_warnings: Counter[str] = Counter()
+        self.velocity_trips: Counter[str] = Counter()
+        self.velocity_open: Counter[str] = Counter()
+        self.killed = 0
 
     def render(self, in_flight: int) -> bytes:
         """Prometheus text."""
@@ -105,6 +111,21 @@ class _Snapshot(Collector):
         for rule, count in self._metrics.would_block.items():
             shadow.add_metric([rule], count)
         yield shadow
+        trips = CounterMetricFamily(
+            "tokenweir_velocity_trips", "Velocity breakers that opened", labels=["rule"]
+        )
+        for rule, count in self._metrics.velocity_trips.items():
+            trips.add_metric([rule], count)
+        yield trips
+        opened = GaugeMetricFamily(
+            "tokenweir_velocity_open", "Velocity breakers that are not closed", labels=["rule"]
+        )
+        for rule, count in self._metrics.velocity_open.items():
+            opened.add_metric([rule], count)
+        yield opened
+        yield GaugeMetricFamily(
+            "tokenweir_killed", "Values that the kill switch stops", self._metrics.killed
+        )
         warnings = GaugeMetricFamily(
             "tokenweir_policy_warnings", "Warnings of the active policy", labels=["code"]
         )

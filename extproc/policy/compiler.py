@@ -18,6 +18,7 @@ from extproc.policy.drafts import (
     ProviderDraft,
     TargetDraft,
 )
+from extproc.policy.kill_documents import names_something
 from extproc.policy.matching import MATCH_FIELDS, ConditionalLimit, LimitIndex
 from extproc.policy.models import canonical_model, in_family
 from extproc.policy.prices import find_price
@@ -27,9 +28,11 @@ from extproc.policy.snapshot import (
     Endpoint,
     EnvelopeRules,
     Finding,
+    Kill,
     PolicySnapshot,
     Provider,
     Target,
+    VelocityRule,
     VirtualModel,
 )
 from extproc.policy.yaml_text import YamlError, parse_documents
@@ -97,9 +100,10 @@ def _read(files: Mapping[str, bytes], findings: Findings) -> Drafts:
         if drafts.envelope is not None:
             drafts.prefix = drafts.envelope.prefix
         document.done()
-    if len(drafts.limits) > MAX_RULES:
+    if len(drafts.limits) + len(drafts.velocity) > MAX_RULES:
         findings.error("", 0, "too_many_rules", f"more than {MAX_RULES} rules")
         drafts.limits.clear()
+        drafts.velocity.clear()
     return drafts
 
 
@@ -139,6 +143,11 @@ class _Compiler:
             fallbacks=self._fallbacks(),
             default_max_output_tokens=drafts.default_max_output_tokens,
             min_output_tokens=drafts.min_output_tokens,
+            velocity=self._velocity(),
+            watches_sessions=any(
+                Scope.SESSION in draft.rule.limit.scope for draft in drafts.velocity
+            ),
+            kills=self._kills(credentials),
             channels=drafts.channels,
             warnings=tuple(self._findings.warnings),
         )
@@ -265,6 +274,7 @@ class _Compiler:
                 defaults=draft.defaults,
                 models=draft.models,
                 max_sessions=draft.max_sessions,
+                revoked=draft.revoked,
             )
         return credentials
 
@@ -285,7 +295,7 @@ class _Compiler:
 
     # -- limits -----------------------------------------------------------------------------------
 
-    def _limits(self) -> list[ConditionalLimit]:
+    def _limits(self) -> list[ConditionalLimit[Limit]]:
         limits = []
         seen: dict[str, LimitDraft] = {}
         for draft in self._drafts.limits:
@@ -310,6 +320,25 @@ class _Compiler:
             for unit_name, ceiling in draft.ceilings:
                 limits.append(ConditionalLimit(_limit(draft, unit_name, ceiling), draft.conditions))
         return limits
+
+    def _velocity(self) -> LimitIndex[VelocityRule]:
+        ids = {draft.id for draft in self._drafts.limits}
+        for draft in self._drafts.velocity:
+            rule = draft.rule.limit
+            if rule.id in ids:
+                draft.section.error("id", "duplicate_id", f"{rule.id!r} is another rule's id too")
+            ids.add(rule.id)
+        return LimitIndex([draft.rule for draft in self._drafts.velocity])
+
+    def _kills(self, credentials: Mapping[bytes, Credential]) -> tuple[Kill, ...]:
+        for draft in self._drafts.kills:
+            field, value = draft.kill.field, draft.kill.value
+            models, providers = self._models.values(), self._providers.values()
+            if not names_something(field, value, credentials.values(), providers, models):
+                draft.section.warning(
+                    field, "kill_without_effect", f"the policy has no {field} {value!r}"
+                )
+        return tuple(draft.kill for draft in self._drafts.kills)
 
     def _has_companion(self, draft: LimitDraft) -> bool:
         principal = {Scope.USER, Scope.TEAM, Scope.PROJECT, Scope.CREDENTIAL}

@@ -62,8 +62,8 @@ def read_rate_limits(document: Section, drafts: Drafts) -> None:
             window = _window(limit, "UTC")
             ceilings = _ceilings(limit)
             limit.done()
-        conditions = _when(rule, drafts)
-        scope = _scopes(rule, rule.node("scope"))
+        conditions = read_when(rule, drafts)
+        scope = read_scopes(rule, rule.node("scope"))
         drafts.limits.append(
             _limit_draft(
                 rule, ceilings, window, scope, conditions, "on_breach", drafts, is_budget=False
@@ -75,18 +75,18 @@ def read_rate_limits(document: Section, drafts: Drafts) -> None:
 def read_budgets(document: Section, drafts: Drafts) -> None:
     """``type: gateway-budget-config``."""
     document.text("name", required=True)
-    for budget in document.sections("budgets", required=True):
+    for budget in document.sections("budgets", required="velocity" not in document):
         ceiling = budget.decimal("ceiling_usd", required=True)
         window = _window(budget, budget.text("timezone", "UTC"))
-        conditions = _when(budget, drafts)
+        conditions = read_when(budget, drafts)
         scope_node = budget.node("scope")
         scope: tuple[Scope, ...] = ()
         if scope_node is not None and isinstance(scope_node.value, dict):
             conditions += _match(Section(scope_node, budget.file, budget.findings, "scope"), drafts)
         else:
-            scope = _scopes(budget, scope_node)
-        scope += _scopes(budget, budget.node("per"))
-        ceilings = [("usd", _micro_usd(budget, "ceiling_usd", ceiling))]
+            scope = read_scopes(budget, scope_node)
+        scope += read_scopes(budget, budget.node("per"))
+        ceilings = [("usd", read_micro_usd(budget, "ceiling_usd", ceiling))]
         draft = _limit_draft(
             budget, ceilings, window, scope, conditions, "on_exceed", drafts, is_budget=True
         )
@@ -122,7 +122,7 @@ def _limit_draft(
         breach_key=breach_key,
         enforced=section.choice("enforce", ("enforce", "shadow"), "enforce") == "enforce",
         is_budget=is_budget,
-        max_wait_ms=_duration_ms(section, "max_wait", DEFAULT_WAIT_MS, MAX_WAIT_MS),
+        max_wait_ms=read_duration_ms(section, "max_wait", DEFAULT_WAIT_MS, MAX_WAIT_MS),
         on_store_failure=_store_failure(section, counts_money=counts_money),
         emergency_pct=section.integer("emergency_quota_pct", DEFAULT_EMERGENCY_PCT, 1, 50),
         alerts=_alerts(section, window, drafts),
@@ -133,7 +133,8 @@ def _limit_draft(
     )
 
 
-def _duration_ms(section: Section, key: str, default_ms: int, longest_ms: int) -> int:
+def read_duration_ms(section: Section, key: str, default_ms: int, longest_ms: int) -> int:
+    """A length of time such as ``10s``, in milliseconds."""
     text = section.text(key)
     if not text:
         return default_ms
@@ -178,7 +179,7 @@ def _ceilings(limit: Section) -> list[tuple[str, int]]:
     for unit in UNIT_BY_NAME:
         if unit in limit:
             if unit == "usd":
-                ceilings.append((unit, _micro_usd(limit, unit, limit.decimal(unit))))
+                ceilings.append((unit, read_micro_usd(limit, unit, limit.decimal(unit))))
             else:
                 ceilings.append((unit, limit.integer(unit, 0, 0, MAX_AMOUNT)))
     if not ceilings:
@@ -186,14 +187,16 @@ def _ceilings(limit: Section) -> list[tuple[str, int]]:
     return ceilings
 
 
-def _micro_usd(section: Section, key: str, usd: Decimal | None) -> int:
+def read_micro_usd(section: Section, key: str, usd: Decimal | None) -> int:
+    """Dollars as micro-USD, within what a counter can hold."""
     micro_usd = int((usd or Decimal(0)) * MICRO_USD_PER_USD)
     if micro_usd > MAX_AMOUNT:
         section.error(key, "out_of_range", f"{key} is above nine billion dollars: {usd}")
     return micro_usd
 
 
-def _scopes(section: Section, node: Any) -> tuple[Scope, ...]:
+def read_scopes(section: Section, node: Any) -> tuple[Scope, ...]:
+    """Scope names, one or a list."""
     scopes = []
     for name in section.texts_of("scope", node) if node is not None else ():
         try:
@@ -206,7 +209,8 @@ def _scopes(section: Section, node: Any) -> tuple[Scope, ...]:
     return tuple(scopes)
 
 
-def _when(section: Section, drafts: Drafts) -> tuple[Condition, ...]:
+def read_when(section: Section, drafts: Drafts) -> tuple[Condition, ...]:
+    """The conditions of the key ``when``."""
     when = section.section("when")
     return _match(when, drafts) if when is not None else ()
 
@@ -261,7 +265,7 @@ def _alerts(section: Section, window: Window, drafts: Drafts) -> tuple[Alert, ..
     alerts: dict[tuple[int, int], Alert] = {}
     for alert in section.sections("alerts"):
         at_pct = alert.integer("at_pct", 0, 1, 1000)
-        forecast_ms = _duration_ms(alert, "forecast", 0, MAX_LENGTH_MS)
+        forecast_ms = read_duration_ms(alert, "forecast", 0, MAX_LENGTH_MS)
         if ("at_pct" in alert) == ("forecast" in alert):
             alert.error("", "missing_key", "an alert needs either at_pct or forecast")
         elif forecast_ms and _is_short(window):

@@ -24,6 +24,8 @@ class RefusalCode(StrEnum):
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
     BUDGET_EXCEEDED = "budget_exceeded"
     LOOP_DETECTED = "loop_detected"
+    SPEND_VELOCITY_EXCEEDED = "spend_velocity_exceeded"
+    KILLED = "killed"
     STORE_UNAVAILABLE = "store_unavailable"
     NO_HEALTHY_TARGET = "no_healthy_target"
     INTERNAL_ERROR = "internal_error"
@@ -45,6 +47,8 @@ STATUS_OF: dict[RefusalCode, int] = {
     RefusalCode.RATE_LIMIT_EXCEEDED: 429,
     RefusalCode.BUDGET_EXCEEDED: 429,
     RefusalCode.LOOP_DETECTED: 429,
+    RefusalCode.SPEND_VELOCITY_EXCEEDED: 429,
+    RefusalCode.KILLED: 403,
     RefusalCode.STORE_UNAVAILABLE: 503,
     RefusalCode.NO_HEALTHY_TARGET: 503,
     RefusalCode.INTERNAL_ERROR: 503,

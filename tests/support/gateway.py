@@ -200,6 +200,11 @@ class Gateway:
                 return float(line.split()[1])
         raise AssertionError(f"no metric {name}")
 
+    def metric_sum(self, name: str) -> float:
+        """A metric over all its labels."""
+        lines = httpx.get(f"{self.console}/metrics").text.splitlines()
+        return sum(float(line.split()[1]) for line in lines if line.startswith(name + "{"))
+
     def save_policy(self, name: str, text: str) -> None:
         """Saves a policy file as an editor does: written aside, then renamed."""
         temporary = self.policy / (name + ".tmp")
