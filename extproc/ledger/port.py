@@ -31,13 +31,16 @@ class Account:
     store may keep what it found for it in ``memo``.
     """
 
-    __slots__ = ("about", "holds", "memo")
+    __slots__ = ("about", "holds", "memo", "store_failure")
 
     def __init__(self, holds: Sequence[Hold], about: Mapping[str, object]) -> None:
         self.holds = tuple(holds)
         self.about = about
         self.memo: Any = None
         """The store's own."""
+        self.store_failure: Any = None
+        """What the rules of the holds say for when the store is away: kept by ``EmergencyLedger``,
+        which wraps a store and must not touch ``memo``."""
 
 
 class Standing(NamedTuple):
