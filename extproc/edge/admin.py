@@ -63,6 +63,7 @@ class Admin:
         }
 
     def _usage(self) -> dict[str, object]:
+        state = getattr(self._sidecar.ledger, "state", None)
         counters: list[dict[str, object]] = []
         truncated = False
         for key, scope_value, window, settled, reserved in self._sidecar.ledger.counters():
@@ -82,6 +83,8 @@ class Admin:
             "counters": counters,
             "truncated": truncated,
             "open_reservations": self._sidecar.ledger.open_count,
+            # Of a store that can be away; the embedded one is simply there.
+            **({"store": dict(state)} if state else {}),
         }
 
 

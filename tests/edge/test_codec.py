@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from world import World
 
 from extproc.core.commands import Forward, Refuse, SendAttempt
+from extproc.core.refusals import LEDGER_FAILED
 from extproc.edge import codec
 from extproc.pb import extproc_pb2 as pb
 from extproc.values.dialect import Dialect, Operation
@@ -101,3 +102,12 @@ def test_what_is_not_just_a_whole_body_is_left_to_the_library(noise: bytes, at: 
         assert message.request_body.end_of_stream
     assert codec.decode_body(data[:-2]) is None
     assert codec.decode_body(b"\x22" * codec.LARGE_MESSAGE_BYTES) is None
+
+
+def test_a_refusal_because_the_store_is_away_says_so_and_when_to_come_again() -> None:
+    command = Refuse(LEDGER_FAILED, Dialect.OPENAI, "r", 1, "all")
+    answer = pb.ProcessingResponse.FromString(codec.encode_refuse(command)).immediate_response
+    said = headers(answer.headers)
+    assert answer.status.code == 503
+    assert said["retry-after"] == b"1"
+    assert said["x-tfy-degraded"] == b"store_unavailable"
