@@ -325,12 +325,10 @@ class Allowances:
             return
         spent, unit = standing.settled, grant.limit.unit
         try:
-            # What is told must not be known to the store alone; nor may it be forgotten here first.
-            self._book.flush()
             about = {"allowance_of": self._sidecar_id, "taken": grant.amount}
             # Settled even at nothing: that also corrects an allowance whose lease was charged.
             self._remote.settle(grant.id, _only(unit, max(0, spent)), now_ms, about)
-            self._remote.flush()
+            self._remote.flush()  # before the book may forget it
         except LedgerUnavailableError:
             return
         self._erase(grant, spent, now_ms)

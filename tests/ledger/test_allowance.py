@@ -10,7 +10,7 @@ from emergency_rig import NOW, QUOTA, Fate, Rig, hold, limit
 from extproc.ledger import allowance as allowance_module
 from extproc.ledger.allowance import IDLE_MS, PREFIX, REFRESH_MS, RETRY_MS, Allowances
 from extproc.ledger.contact import CALM_MS
-from extproc.ledger.port import Account
+from extproc.ledger.port import Account, LedgerUnavailableError
 from extproc.values.limit import Unit
 from extproc.values.window import CalendarWindow
 
@@ -273,19 +273,24 @@ def test_one_with_a_request_in_flight_is_kept_alive_and_settled_when_that_ends(r
     assert rig.standing(DOLLAR) == (33_000, 50_000)
 
 
-def test_an_end_that_cannot_be_told_is_told_later(rig: Rig) -> None:
+def test_an_end_that_cannot_be_told_is_told_later(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig.went("a", 0, hold(DOLLAR))
     rig.remote.away()
     assert rig.went("x", 40_000, hold(DOLLAR))
     rig.end("x", 40_000)
     rig.remote.back()
-    rig.book._journal._failed = True
-    rig.ledger._contact.tend(rig.now_ms)
-    rig.remote.run()
-    rig.book._journal._buffer.append(b"")
-    rig.ledger._allowances.tend(rig.now_ms)
+    with monkeypatch.context() as broken:
+
+        def flush() -> None:
+            raise LedgerUnavailableError("the disk is full")
+
+        rig.ledger._contact.tend(rig.now_ms)
+        rig.remote.run()
+        broken.setattr(rig.remote, "flush", flush)
+        rig.ledger._allowances.tend(rig.now_ms)
     assert rig.ledger.state["ending"] == 1
-    rig.book._journal._failed = False
     rig.passes(1_000)
     assert rig.ledger.state["ending"] == 0
     assert rig.standing(DOLLAR)[0] == 40_000
@@ -314,6 +319,19 @@ def test_F66_a_process_that_starts_settles_what_it_finds_and_spends_none_of_it(r
     rig.passes(CALM_MS)
     assert rig.standing(DOLLAR) == (15_000, 50_000)
     assert rig.standing(DOLLAR, "untouched") == (0, 0)
+
+
+def test_F63_the_store_may_hear_of_one_after_the_process_was_killed(rig: Rig) -> None:
+    rig.remote.away(Fate.LATE)
+    rig.went("a", 0, hold(DOLLAR))
+    rig.remote.late = [each for each in rig.remote.late if each[0].startswith(PREFIX)]
+    rig.remote.back()
+    rig.kill()
+    rig.passes(1_000)
+    rig.remote.land_late()
+    assert rig.standing(DOLLAR) == (0, 50_000)
+    rig.passes(CALM_MS)
+    assert rig.standing(DOLLAR) == (0, 0)
 
 
 def test_a_clock_that_steps_back_over_a_restart_repeats_no_id(rig: Rig) -> None:

@@ -382,11 +382,12 @@ class Story:
         rig.passes(1_000)
         rig.remote.back()
         rig.passes(1_000)
-        rig.passes(400_000)  # renewed
+        rig.passes(200_000)
+        self.request("meanwhile", 10_000)  # so that the allowance is not idle
+        self.settle("meanwhile", 3, 9_000)
+        rig.passes(200_000)  # renewed
         self.settle("long", 2, 11_000)
         rig.passes(1_000)
-        self.request("after", 10_000)
-        self.settle("after", 3, 9_000)
 
 
 @pytest.mark.parametrize("fate", [Fate.REQUEST_LOST, Fate.REPLY_LOST, Fate.REFUSED])
