@@ -48,6 +48,9 @@ from extproc.ledger.port import (
 )
 from extproc.values.limit import NO_CEILING, NOTHING, Amounts, Limit, StoreFailure
 
+_Question = tuple[str, Account, Amounts, int, int]
+"""The arguments of ``reserve``."""
+
 DEGRADED = "store_unavailable"
 """What ``Granted.degraded`` says of a request that was let go without the store."""
 
@@ -87,16 +90,25 @@ class EmergencyLedger:
         for key, hold in rules.quotas:
             self._allowances.note(key, hold, now_ms)
         self._now_ms = max(self._now_ms, now_ms)
-        instead = partial(
-            self._without_store, reservation_id, account, amounts, now_ms, lease_until_ms
-        )
+        question = (reservation_id, account, amounts, now_ms, lease_until_ms)
         try:
-            answer = self._remote.reserve(reservation_id, account, amounts, now_ms, lease_until_ms)
+            answer = self._remote.reserve(*question)
         except LedgerUnavailableError:
-            return instead()
+            return self._without_store(*question)
         if isinstance(answer, Future):
-            return _Answer(answer, self._answered, instead)
+            return _Answer(answer, self, question)
         return answer
+
+    def answer(self, remote: Future[Outcome], question: _Question) -> Outcome:
+        """What becomes of a question when the store's future is done. Raises what it has raised,
+        or ``LedgerUnavailableError`` for what the rules do not let go."""
+        try:
+            outcome = remote.result()
+        except (LedgerUnavailableError, CancelledError):
+            return self._without_store(*question)
+        if self._contact.away:
+            self._contact.made(self._now_ms)
+        return outcome
 
     def settle(
         self, reservation_id: str, amounts: Amounts, now_ms: int, about: Mapping[str, object]
@@ -183,10 +195,6 @@ class EmergencyLedger:
         """Where a reservation was made."""
         return self._book if self._book.knows(reservation_id) else self._remote
 
-    def _answered(self) -> None:
-        if self._contact.away:
-            self._contact.made(self._now_ms)
-
     def _asked_again(
         self, reservation_id: str, account: Account, amounts: Amounts, now_ms: int, lease_ms: int
     ) -> Outcome:
@@ -257,40 +265,28 @@ class _Answer(Future[Outcome]):
     """The store's answer, or what is done instead.
 
     Whoever waits for it is called by the store's own future, in the same pass of the event loop:
-    a future that waits for another one would cost every request one more pass.
+    a future that waits for another one would cost every request one more pass. It is made up when
+    the first of them is called.
     """
 
     def __init__(
-        self,
-        remote: Future[Outcome],
-        answered: Callable[[], None],
-        instead: Callable[[], Outcome],
+        self, remote: Future[Outcome], ledger: EmergencyLedger, question: _Question
     ) -> None:
         super().__init__(loop=remote.get_loop())
         self._remote = remote
-        self._answered = answered
-        self._instead = instead
-        remote.add_done_callback(self._resolve)  # the first callback: those that wait come after
+        self._ledger = ledger
+        self._question = question
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Any = None) -> None:
         if self.done():
             super().add_done_callback(fn, context=context)
         else:
-            self._remote.add_done_callback(lambda _: fn(self), context=context)
+            self._remote.add_done_callback(partial(self._tell, fn), context=context)
 
-    def _resolve(self, remote: Future[Outcome]) -> None:
-        if self.done():
-            return  # who asked has given up
-        try:
-            outcome = remote.result()
-            self._answered()
-        except (LedgerUnavailableError, CancelledError):
+    def _tell(self, fn: Callable[[Any], object], remote: Future[Outcome]) -> None:
+        if not self.done():  # by another one who waited, or given up
             try:
-                outcome = self._instead()
+                self.set_result(self._ledger.answer(remote, self._question))
             except Exception as error:  # noqa: BLE001  a future carries what it is given
                 self.set_exception(error)
-                return
-        except Exception as error:  # noqa: BLE001  as above
-            self.set_exception(error)
-            return
-        self.set_result(outcome)
+        fn(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import tempfile
 from asyncio import Future
@@ -15,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from extproc.ledger.emergency import DEGRADED, Rules
 from extproc.ledger.memory import MemoryLedger
-from extproc.ledger.port import Account, Denied, Granted, LedgerUnavailableError
+from extproc.ledger.port import Account, Denied, Granted, LedgerUnavailableError, Outcome
 from extproc.values.limit import NOTHING, Unit
 
 DOLLAR = limit("dollar", 1_000_000, QUOTA, 50_000)
@@ -86,6 +87,7 @@ def test_who_waits_is_called_in_the_same_pass_of_the_loop_as_who_waits_for_the_s
     future.add_done_callback(lambda _: order.append("the store's own"))
     rig.remote.answer()  # one pass
     assert order == [Granted, "the store's own"]
+    assert answer.done()
     answer.add_done_callback(lambda _: order.append("late"))
     rig.remote.run()
     assert order[2] == "late"
@@ -96,8 +98,11 @@ def test_who_has_given_up_is_not_answered_twice(rig: Rig) -> None:
     rig.remote.fate = Fate.REQUEST_LOST
     answer = rig.ask("a", 1, hold(LOOSE))
     assert isinstance(answer, Future)
+    told: list[object] = []
+    answer.add_done_callback(told.append)
     answer.cancel()
     rig.remote.answer()
+    assert told == [answer]
     assert answer.cancelled()
     assert rig.book.open_count == 0
 
@@ -106,9 +111,27 @@ def test_a_cancelled_question_is_one_without_an_answer(rig: Rig) -> None:
     rig.remote.at_once = False
     answer = rig.ask("a", 1, hold(LOOSE))
     assert isinstance(answer, Future)
+    told: list[Future[Outcome]] = []
+    answer.add_done_callback(told.append)
     rig.remote.waiting[-1][0].cancel()
     rig.remote.run()
-    assert answer.result().degraded == DEGRADED
+    assert told[0].result().degraded == DEGRADED
+
+
+def test_an_answer_can_be_awaited_by_several(rig: Rig) -> None:
+    rig.remote.fate = Fate.REQUEST_LOST
+    answer = rig.ask("a", 1, hold(LOOSE))
+
+    async def waits() -> object:
+        return await answer
+
+    async def scenario() -> list[object]:
+        return [*await asyncio.gather(waits(), waits()), await waits()]
+
+    outcomes = rig.loop.run_until_complete(scenario())
+    assert len({id(outcome) for outcome in outcomes}) == 1
+    assert outcomes[0].degraded == DEGRADED
+    assert rig.book.open_count == 1
 
 
 def test_errors_of_the_asker_are_passed_on(rig: Rig) -> None:

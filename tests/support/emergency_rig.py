@@ -97,10 +97,12 @@ class Rig:
         try:
             answer = self.ask(name, micro_usd, *holds)
             if isinstance(answer, Future):
+                told: list[Future[Outcome]] = []
+                answer.add_done_callback(told.append)
                 if not self.remote.at_once:
                     self.remote.answer()
                 self.remote.run()
-                answer = answer.result()
+                answer = told[0].result()
             self.ledger.flush()
         except LedgerUnavailableError:
             self.ledger.flush()
