@@ -215,8 +215,9 @@ class Allowances:
             outcome = self._remote.reserve(
                 grant.id, account, _only(limit.unit, amount), now_ms, now_ms + LEASE_MS
             )
-        except LedgerUnavailableError:
-            self._unanswered(grant, now_ms)
+        except LedgerUnavailableError:  # it was not asked
+            self._contact.lost((hold,))
+            self._erase(grant, 0, now_ms)
             return
         if isinstance(outcome, Future):
             allowance.asking = True
@@ -237,12 +238,9 @@ class Allowances:
         elif isinstance(error, ValueError):
             self._end(grant, self._now_ms)  # the id has ended: this cannot be spent from
         else:
-            self._unanswered(grant, self._now_ms)
-
-    def _unanswered(self, grant: Grant, now_ms: int) -> None:
-        self._contact.lost((Hold(grant.limit, grant.scope_value, NO_CEILING),))
-        grant.in_doubt = True
-        self._end(grant, now_ms)
+            self._contact.lost((Hold(grant.limit, grant.scope_value, NO_CEILING),))
+            grant.in_doubt = True
+            self._end(grant, self._now_ms)
 
     def _granted(self, allowance: Allowance, grant: Grant, outcome: Outcome, asked_ms: int) -> None:
         if isinstance(outcome, Denied):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from extproc.ledger.port import Hold, Ledger, LedgerUnavailableError
@@ -12,6 +13,8 @@ from extproc.values.limit import NOTHING
 MAX_DOUBTS = 10_000
 """Questions of unknown fate that are remembered, about 100 bytes each. Of older ones, what the
 store did hear is charged when the lease ends: too much, never too little."""
+REPEATED_AT_ONCE = 500
+"""Doubtful questions whose end is told again per ``tend``: a few milliseconds."""
 CALM_MS = 5_000
 """How long after the store's return, or after our own start, the ends of doubtful questions are
 told for good. What a broken connection had delivered before is carried out by then: a store reads
@@ -73,9 +76,9 @@ class Contact:
         if self.away:
             self._probe(now_ms)
         elif self._doubts and self.calm(now_ms):
-            for reservation_id in self._doubts:
+            for reservation_id in list(islice(self._doubts, REPEATED_AT_ONCE)):
                 self._remote.settle(reservation_id, NOTHING, now_ms, {"unanswered": "repeated"})
-            self._doubts.clear()
+                del self._doubts[reservation_id]
 
     def _probe(self, now_ms: int) -> None:
         if self._probing:

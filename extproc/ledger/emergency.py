@@ -94,7 +94,7 @@ class EmergencyLedger:
         try:
             answer = self._remote.reserve(*question)
         except LedgerUnavailableError:
-            return self._without_store(*question)
+            return self._without_store(*question)  # it was not asked
         if isinstance(answer, Future):
             return _Answer(answer, self, question)
         return answer
@@ -105,6 +105,7 @@ class EmergencyLedger:
         try:
             outcome = remote.result()
         except (LedgerUnavailableError, CancelledError):
+            self._contact.doubt(question[0], max(question[3], self._now_ms), DEGRADED)
             return self._without_store(*question)
         if self._contact.away:
             self._contact.made(self._now_ms)
@@ -213,7 +214,6 @@ class EmergencyLedger:
         """What the rules let go. Raises ``LedgerUnavailableError`` for what they do not."""
         now_ms = max(asked_ms, self._now_ms)
         self._contact.lost(account.holds)
-        self._contact.doubt(reservation_id, now_ms, DEGRADED)
         rules: Rules = account.store_failure
         grants = []
         for key, hold in rules.quotas:

@@ -108,7 +108,8 @@ class Ledger(Protocol):
     A store in this process answers at once. A remote one gives a future for what it must be asked
     for (``reserve``, ``peek``), and takes what it must only be told (the ends of reservations) at
     its word: those are journaled here and delivered when the store can be reached.
-    ``LedgerUnavailableError`` is raised, or is the future's exception, when there is no answer.
+    ``LedgerUnavailableError`` is raised when a question was not asked; as a future's exception it
+    says that there is no answer, though the question may have been heard.
     """
 
     def reserve(

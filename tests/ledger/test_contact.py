@@ -94,6 +94,22 @@ def test_a_process_that_has_just_started_is_not_calm(remote: DistantLedger) -> N
     assert contact.calm(NOW + CALM_MS)
 
 
+def test_few_ends_are_told_again_at_a_time(
+    remote: DistantLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact_module, "REPEATED_AT_ONCE", 3)
+    contact = Contact(remote)
+    contact.tend(NOW)
+    for n in range(7):
+        contact.doubt(str(n), NOW, "test")
+    told = []
+    for _ in range(4):
+        remote.buffer.clear()
+        contact.tend(NOW + CALM_MS)
+        told.append(len(remote.buffer))
+    assert told == [3, 3, 1, 0]
+
+
 def test_doubts_are_bounded(remote: DistantLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contact_module, "MAX_DOUBTS", 3)
     contact = Contact(remote)

@@ -207,7 +207,20 @@ def test_F63_a_request_of_unknown_fate_is_counted_once(rig: Rig, fate: Fate) -> 
     assert rig.standing(LOOSE)[1] == 0
 
 
-@pytest.mark.parametrize("fate", NO_ANSWER)
+def test_a_question_that_was_not_asked_may_be_asked_again(rig: Rig) -> None:
+    rig.went("before", 0, hold(DOLLAR))
+    rig.remote.away(Fate.REFUSED)
+    assert not rig.went("x", 60_000, hold(DOLLAR))
+    assert rig.remote.buffer == rig.remote.outbox == []  # and nothing has to be told of it
+    rig.remote.back()
+    assert rig.went("x", 60_000, hold(DOLLAR))
+    rig.end("x", 60_000)
+    rig.passes(1_000)
+    rig.passes(10_000)
+    assert rig.standing(DOLLAR)[0] == 60_000
+
+
+@pytest.mark.parametrize("fate", [Fate.REQUEST_LOST, Fate.REPLY_LOST, Fate.LATE])
 def test_F63_a_refused_request_of_unknown_fate_costs_nothing(rig: Rig, fate: Fate) -> None:
     rig.went("before", 10_000, hold(DOLLAR))
     rig.end("before", 10_000)
