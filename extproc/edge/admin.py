@@ -63,7 +63,7 @@ class Admin:
         }
 
     def _usage(self) -> dict[str, object]:
-        state = getattr(self._sidecar.ledger, "state", None)
+        emergency = getattr(self._sidecar.ledger, "emergency", None)
         counters: list[dict[str, object]] = []
         truncated = False
         for key, scope_value, window, settled, reserved in self._sidecar.ledger.counters():
@@ -84,7 +84,7 @@ class Admin:
             "truncated": truncated,
             "open_reservations": self._sidecar.ledger.open_count,
             # Of a store that can be away; the embedded one is simply there.
-            **({"store": dict(state)} if state else {}),
+            **({"emergency": dict(emergency)} if emergency else {}),
         }
 
 

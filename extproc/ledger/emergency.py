@@ -173,18 +173,24 @@ class EmergencyLedger:
         self._allowances.tend(now_ms)
 
     def close(self) -> None:
-        """Gives back the allowances that are not needed any more, and everything free."""
-        self._allowances.give_back(self._now_ms)
+        """Gives everything free."""
+        self.give_back()
         try:
             self._remote.close()
         finally:
             self._book.close()
 
+    # -- for the edge -----------------------------------------------------------------------------
+
+    def give_back(self) -> None:
+        """Ends the allowances that no request in flight needs. Before a remote store is told its
+        last, so that they do not wait for their leases; ``close`` does it too."""
+        self._allowances.give_back(self._now_ms)
+
     @property
-    def state(self) -> Mapping[str, object]:
-        """For people: what ``/usage`` says of the store."""
+    def emergency(self) -> Mapping[str, object]:
+        """For people: what ``/usage`` says of the time without the store."""
         return {
-            **getattr(self._remote, "state", {}),
             "answers": not self._contact.away,
             "open_without_store": self._book.open_count,
             **self._allowances.state,

@@ -106,7 +106,7 @@ def test_usage_says_whether_a_store_that_can_be_away_answers(
 ) -> None:
     book = EmbeddedLedger(Journal(tmp_path / "emergency"))
     sidecar.ledger = EmergencyLedger(sidecar.ledger, book, "s1")
-    assert get("/usage")[2]["store"]["answers"] is True
+    assert get("/usage")[2]["emergency"]["answers"] is True
 
 
 def test_usage_shows_settled_and_reserved_apart_and_is_bounded(

@@ -47,7 +47,7 @@ def test_an_allowance_is_taken_once_and_counts_as_reserved(rig: Rig) -> None:
     assert len(allowances(rig)) == 1
     assert allowances(rig)[0].startswith("emergency/s1/dollar//")
     assert rig.standing(DOLLAR) == (0, 50_000)
-    assert rig.ledger.state["allowances"] == 1
+    assert rig.ledger.emergency["allowances"] == 1
 
 
 def test_it_is_in_the_book_before_the_store_is_asked(rig: Rig) -> None:
@@ -208,7 +208,7 @@ def test_one_that_nobody_could_have_used_is_given_back(rig: Rig) -> None:
     rig.end("a", 0)
     rig.passes(IDLE_MS)
     assert rig.standing(DOLLAR) == (0, 0)
-    assert rig.ledger.state["allowances"] == 0
+    assert rig.ledger.emergency["allowances"] == 0
     assert booked(rig) == []
 
 
@@ -290,9 +290,9 @@ def test_an_end_that_cannot_be_told_is_told_later(
         rig.remote.run()
         broken.setattr(rig.remote, "flush", flush)
         rig.ledger._allowances.tend(rig.now_ms)
-    assert rig.ledger.state["ending"] == 1
+    assert rig.ledger.emergency["ending"] == 1
     rig.passes(1_000)
-    assert rig.ledger.state["ending"] == 0
+    assert rig.ledger.emergency["ending"] == 0
     assert rig.standing(DOLLAR)[0] == 40_000
 
 

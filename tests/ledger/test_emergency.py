@@ -326,7 +326,7 @@ def test_what_is_not_about_requests_goes_to_the_store(rig: Rig) -> None:
     rig.remote.away()
     rig.went("b", 1, hold(DOLLAR))
     assert rig.ledger.open_count == 3
-    assert rig.ledger.state == {
+    assert rig.ledger.emergency == {
         "answers": False, "open_without_store": 1, "allowances": 1, "ending": 0
     }  # fmt: skip
 
@@ -631,7 +631,7 @@ class Outage(RuleBasedStateMachine):
             assert rig.standing(each) == (self.charged[each.key], 0)
         assert rig.standing(COUNT)[1] == 0
         assert rig.standing(COUNT)[0] <= self.counted
-        assert rig.ledger.state["ending"] == 0
+        assert rig.ledger.emergency["ending"] == 0
         assert not [counter for counter in rig.book.counters() if counter[3] or counter[4]]
         rig.close()
         self.folder.cleanup()
