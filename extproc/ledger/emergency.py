@@ -233,16 +233,14 @@ class EmergencyLedger:
             raise LedgerUnavailableError("the allowance of this sidecar is used up")
         for grant in grants:
             grant.touched = True
-        by_id = {grant.id: grant for grant in grants}
-        original = {grant.id: hold for grant, (_, hold) in zip(grants, rules.quotas, strict=True)}
-        remaining = [
-            Remaining(
-                original[left.hold.scope_value],
-                left.amount,
-                by_id[left.hold.scope_value].usable_until_ms,
-            )
-            for left in outcome.remaining
-        ]
+        paid = {
+            grant.id: (hold, grant.usable_until_ms)
+            for grant, (_, hold) in zip(grants, rules.quotas, strict=True)
+        }
+        remaining = []
+        for left in outcome.remaining:
+            hold, until_ms = paid[left.hold.scope_value]
+            remaining.append(Remaining(hold, left.amount, until_ms))
         return outcome._replace(remaining=remaining, degraded=DEGRADED)
 
 
