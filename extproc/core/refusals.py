@@ -24,7 +24,10 @@ UNIT_NAME = {
 
 INTERNAL_ERROR = Refusal(RefusalCode.INTERNAL_ERROR, "The gateway failed to decide this request.")
 LEDGER_FAILED = Refusal(
-    RefusalCode.STORE_UNAVAILABLE, "The usage store cannot be reached, so nothing may be spent."
+    RefusalCode.STORE_UNAVAILABLE,
+    "The usage store cannot be reached, so nothing may be spent.",
+    retry_after_s=1,
+    extra=(("degraded", "store_unavailable"),),
 )
 INVALID_CREDENTIAL = Refusal(RefusalCode.INVALID_CREDENTIAL, "The API key is not valid.")
 TOO_MANY_IN_FLIGHT = Refusal(

@@ -92,6 +92,7 @@ class Admin:
         ]
 
     def _usage(self) -> dict[str, object]:
+        emergency = getattr(self._sidecar.ledger, "emergency", None)
         counters: list[dict[str, object]] = []
         truncated = False
         for key, scope_value, window, settled, reserved in self._sidecar.ledger.counters():
@@ -111,6 +112,8 @@ class Admin:
             "counters": counters,
             "truncated": truncated,
             "open_reservations": self._sidecar.ledger.open_count,
+            # Of a store that can be away; the embedded one is simply there.
+            **({"emergency": dict(emergency)} if emergency else {}),
         }
 
 

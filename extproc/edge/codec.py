@@ -20,6 +20,7 @@ from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import MONEY, Unit
 from extproc.values.refusal import RefusalCode
 from extproc.values.wire_names import (
+    ANSWER_HEADERS,
     DECIDED_HEADER,
     METADATA,
     REFUSED_DETAILS,
@@ -275,6 +276,9 @@ def encode_refuse(command: Refuse) -> bytes:
     headers.append(("x-tfy-policy-generation", str(command.generation)))
     if command.rules:
         headers.append(("x-tfy-applied-rules", _text(command.rules)))
+    for key, text in refusal.extra:
+        if key in ANSWER_HEADERS:
+            headers.append((ANSWER_HEADERS[key], _text(text)))
     limit = refusal.limit
     if limit is not None:
         left = max(0, limit.limit - limit.spent - limit.reserved)

@@ -23,6 +23,8 @@ class Metrics:
         "alerts_fired",
         "breached_fallbacks",
         "clamped",
+        "degraded",
+        "degraded_micro_usd",
         "expired",
         "generation",
         "internal_errors",
@@ -49,6 +51,8 @@ class Metrics:
         self.alerts_dropped = 0
         self.breached_fallbacks = 0
         self.clamped = 0
+        self.degraded = 0
+        self.degraded_micro_usd = 0
         self.refused: Counter[RefusalCode] = Counter()
         self.would_block: Counter[str] = Counter()
         self.settled = 0
@@ -76,6 +80,8 @@ _COUNTERS = (
     ("admitted", "Requests that were let go"),
     ("breached_fallbacks", "Requests that a breached limit moved to another target"),
     ("clamped", "Requests and later attempts whose output was cut to what limits leave"),
+    ("degraded", "Attempts let go by their rules while the store was away"),
+    ("degraded_micro_usd", "What those attempts may cost at worst, in micro-USD"),
     ("settled", "Reservations replaced by reported usage"),
     ("settled_without_usage", "Reservations charged in full because no final usage came"),
     ("suspect_usage", "Usage reports that cannot be true"),

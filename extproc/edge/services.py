@@ -37,7 +37,6 @@ from extproc.edge.notices import Notify, log_notice
 from extproc.edge.stream import Stream, StreamKind
 from extproc.envoy.ext_proc import ATTEMPT_HEADER, CLUSTER_ATTRIBUTE
 from extproc.ledger.port import (
-    Denied,
     Granted,
     Ledger,
     LedgerUnavailableError,
@@ -45,6 +44,7 @@ from extproc.ledger.port import (
     Standing,
 )
 from extproc.pb import extproc_pb2 as pb
+from extproc.values.limit import Unit
 from extproc.values.wire_names import ATTEMPT_LOG
 
 _log = logging.getLogger(__name__)
@@ -153,9 +153,13 @@ class _DecidingService(_Service):
         """What the machine makes of the ledger's answer."""
         if outcome is None:
             return machine.on_ledger_failed()
-        if isinstance(outcome, Granted) and outcome.would_block:
-            self._sidecar.metrics.would_block.update(outcome.would_block)
-        elif isinstance(outcome, Denied):
+        if isinstance(outcome, Granted):
+            if outcome.would_block:
+                self._sidecar.metrics.would_block.update(outcome.would_block)
+            if outcome.degraded:
+                self._sidecar.metrics.degraded += 1
+                self._sidecar.metrics.degraded_micro_usd += command.amounts[Unit.MICRO_USD]
+        else:
             self._sidecar.gate.watched.denied(outcome.standings, command.amounts)
         return machine.on_reserved(Reserved(outcome, command.now_ms))
 

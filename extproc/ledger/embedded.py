@@ -284,6 +284,10 @@ class EmbeddedLedger:
         """Reservations that have not ended."""
         return len(self._open)
 
+    def knows(self, reservation_id: str) -> bool:
+        """Whether a reservation was made here: it is open, or its end is remembered."""
+        return reservation_id in self._open or reservation_id in self._ended
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _book(self, account: Account, now_ms: int) -> Booking:

@@ -111,6 +111,7 @@ def _limit_draft(
 ) -> LimitDraft:
     """What rate rules and budgets have in common."""
     counts_money = is_budget or any(unit == "usd" for unit, _ in ceilings)
+    store_failure = _store_failure(section, counts_money=counts_money)
     return LimitDraft(
         section=section,
         id=section.identifier(),
@@ -123,8 +124,8 @@ def _limit_draft(
         enforced=section.choice("enforce", ("enforce", "shadow"), "enforce") == "enforce",
         is_budget=is_budget,
         max_wait_ms=read_duration_ms(section, "max_wait", DEFAULT_WAIT_MS, MAX_WAIT_MS),
-        on_store_failure=_store_failure(section, counts_money=counts_money),
-        emergency_pct=section.integer("emergency_quota_pct", DEFAULT_EMERGENCY_PCT, 1, 50),
+        on_store_failure=store_failure,
+        emergency_pct=_emergency_pct(section, store_failure, ceilings),
         alerts=_alerts(section, window, drafts),
         renamed_from=section.text("renamed_from"),
         degrade_max_output_tokens=section.integer(
@@ -163,6 +164,19 @@ def _store_failure(section: Section, *, counts_money: bool) -> StoreFailure:
             "a limit in dollars cannot be open while its store is away: closed or emergency_quota",
         )
     return failure
+
+
+def _emergency_pct(section: Section, failure: StoreFailure, ceilings: list[tuple[str, int]]) -> int:
+    pct = section.integer("emergency_quota_pct", DEFAULT_EMERGENCY_PCT, 1, 50)
+    if failure is StoreFailure.EMERGENCY_QUOTA:
+        for unit, ceiling in ceilings:
+            if ceiling * pct < 100:
+                section.warning(
+                    "emergency_quota_pct",
+                    "empty_emergency_quota",
+                    f"{pct} % of {ceiling} {unit} is nothing: without its store the rule is closed",
+                )
+    return pct
 
 
 def _window(section: Section, zone: str) -> Window:

@@ -88,6 +88,7 @@ class Refusal:
     param: str | None = None
     """The body field or header at fault, by its own name."""
     extra: tuple[tuple[str, str], ...] = field(default=())
+    """More metadata; what is a key of ``ANSWER_HEADERS`` is said in that header too."""
 
     @property
     def status(self) -> int:

@@ -25,6 +25,7 @@ from extproc.edge.clock import Clock
 from extproc.edge.kill_board import KillBoard, NoShare
 from extproc.edge.services import Sidecar
 from extproc.ledger.embedded import EmbeddedLedger
+from extproc.ledger.emergency import EmergencyLedger
 from extproc.ledger.journal import Journal
 from extproc.policy.compiler import compile_folder
 from extproc.policy.snapshot import Finding, Kill, PolicySnapshot
@@ -109,6 +110,14 @@ def test_policy_shows_the_active_generation_and_why_the_folder_is_not_it(get) ->
     _, _, document = get("/policy", (Finding("a.yaml", 3, "unknown_key", "no key x"),))
     assert document["problems"] == ["a.yaml:3: unknown_key: no key x"]
     assert document["generation"] == 7
+
+
+def test_usage_says_whether_a_store_that_can_be_away_answers(
+    get, sidecar: Sidecar, tmp_path: Path
+) -> None:
+    book = EmbeddedLedger(Journal(tmp_path / "emergency"))
+    sidecar.ledger = EmergencyLedger(sidecar.ledger, book, "s1")
+    assert get("/usage")[2]["emergency"]["answers"] is True
 
 
 def test_usage_shows_settled_and_reserved_apart_and_is_bounded(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from world import World, compiled
 
 from extproc.core.commands import Forward, Refuse, SendAttempt
+from extproc.core.refusals import LEDGER_FAILED
 from extproc.edge import codec
 from extproc.ledger.port import Hold, Remaining
 from extproc.pb import extproc_pb2 as pb
@@ -135,3 +136,12 @@ def test_what_a_minute_has_left_is_not_shown_as_a_budget() -> None:
         answer = pb.ProcessingResponse.FromString(codec.encode_refuse(refuse))
         sent = headers(answer.immediate_response.headers)
         assert ("x-budget-remaining-usd" in sent) == shown
+
+
+def test_a_refusal_because_the_store_is_away_says_so_and_when_to_come_again() -> None:
+    command = Refuse(LEDGER_FAILED, Dialect.OPENAI, "r", 1, "all")
+    answer = pb.ProcessingResponse.FromString(codec.encode_refuse(command)).immediate_response
+    said = headers(answer.headers)
+    assert answer.status.code == 503
+    assert said["retry-after"] == b"1"
+    assert said["x-tfy-degraded"] == b"store_unavailable"

@@ -28,6 +28,18 @@ def test_a_rule_says_how_long_to_wait_and_what_an_absent_store_means() -> None:
     assert found["b/tokens"].renamed_from == "a/tokens"
 
 
+def test_a_quota_that_rounds_to_nothing_is_warned_of() -> None:
+    text = "{{id: a, limit: {{requests: {}, window: 1h}}, on_store_failure: {}}}"
+    for ceiling, failure, warned in (
+        (99, "emergency_quota", True),
+        (100, "emergency_quota", False),
+        (99, "closed", False),
+    ):
+        policy = snapshot(more=rule(text.format(ceiling, failure)))
+        warned_of = [warning.code for warning in policy.warnings]
+        assert ("empty_emergency_quota" in warned_of) is warned
+
+
 def test_a_statistical_budget_counts_likely_dollars_under_the_same_key() -> None:
     strict = limits(more=budget("{id: a, ceiling_usd: 1, window: daily}"))
     likely = limits(more=budget("{id: a, ceiling_usd: 1, window: daily, mode: statistical}"))
