@@ -18,6 +18,7 @@ COMMANDS = {
     "render": "extproc.cli.render",
     "keys": "extproc.cli.keys",
     "verify-ledger": "extproc.cli.verify_ledger",
+    "correct": "extproc.cli.correct",
 }
 """Command to module. Imported when asked for: the servers' libraries take most of a second."""
 INTERRUPTED = 130

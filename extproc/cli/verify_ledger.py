@@ -17,7 +17,8 @@ EXAMPLE = "tokenweir verify-ledger .state"
 
 LINES_PER_LOOK = 2_000
 """Lines between two looks at the clock of the progress bar."""
-SHOWN_DEBTS = 20
+SHOWN = 20
+"""Overruns, and corrections, that are shown to people."""
 
 
 def log_folders(text: str) -> list[Path]:
@@ -114,17 +115,21 @@ def _print(logs: Sequence[UsageLog], report: Report, broken: LogDamagedError | N
         f"{report.released} released, {report.expired} expired, {report.open} open"
     )
     print(
-        f"  {report.late} late ends, {report.corrections} corrections, "
+        f"  {report.late} late ends, {report.correction_count} corrections, "
         f"{report.adopted} counters of renamed rules"
     )
     for key, peak in sorted(report.peaks.items()):
         above = f", {peak.debt} above it by overruns" if peak.debt else ""
         print(f"  {key}: at most {peak.highest} of {peak.ceiling} {peak.unit} admitted{above}")
-    for debt in report.debts[:SHOWN_DEBTS]:
+    for debt in report.debts[:SHOWN]:
         name = f"{debt.limit} {debt.scope_value}".rstrip()
         print(f"  overrun {debt.where}: {name}: {debt.amount} {debt.unit}")
-    if report.debt_count > SHOWN_DEBTS:
+    if report.debt_count > SHOWN:
         print(f"  overruns: {report.debt_count} in all; --json lists more")
+    for entry in report.corrections[:SHOWN]:
+        name = f"{entry.limit} {entry.scope_value}".rstrip()
+        said = " ".join(f"{key}: {word!r}" for key, word in entry.about.items() if word)
+        print(f"  correction {entry.where}: {name}: {entry.amount:+} ({said})")
     for text in report.unproven:
         print(f"  not proven: {text}")
     if broken is None:

@@ -94,6 +94,10 @@ def moved_to_fallback(hold: Hold) -> Hold:
     if limit.is_budget:
         return hold._replace(ceiling=limit.ceiling)
     overflow = replace(
-        limit, key=limit.key + OVERFLOW_SUFFIX, ceiling=NO_CEILING, fallback_ceiling=NO_CEILING
+        limit,
+        key=limit.key + OVERFLOW_SUFFIX,
+        ceiling=NO_CEILING,
+        fallback_ceiling=NO_CEILING,
+        renamed_from=limit.renamed_from and limit.renamed_from + OVERFLOW_SUFFIX,
     )
     return Hold(overflow, hold.scope_value, NO_CEILING)

@@ -1,4 +1,4 @@
-"""The admin API: health, metrics, policy, usage. On loopback, never on the public listener."""
+"""The admin API: health, metrics, policy, usage, corrections. Never on the public listener."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 
 from extproc import __version__
+from extproc.edge.corrections import Corrections
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import Sidecar
 
@@ -21,6 +22,7 @@ class Admin:
     def __init__(self, sidecar: Sidecar, reloader: PolicyReloader) -> None:
         self._sidecar = sidecar
         self._reloader = reloader
+        self._corrections = Corrections(sidecar)
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -33,6 +35,7 @@ class Admin:
             ("/usage", self._usage),
         ):
             application.router.add_get(path, _answering(handler))
+        application.router.add_post("/corrections", self._corrections.post)
         return application
 
     def _overview(self) -> dict[str, object]:
@@ -79,6 +82,7 @@ class Admin:
             "counters": counters,
             "truncated": truncated,
             "open_reservations": self._sidecar.ledger.open_count,
+            "corrections": self._corrections.made,
         }
 
 

@@ -323,6 +323,8 @@ class EmbeddedLedger(RecoveredBooks):
         zone = getattr(window, "zone", "")
         self._journal.append(["w", counter.number, now_ms, str(window), zone])
         counter.rewindow(window, now_ms)
+        # A request of the policy before may have asked for it: the others look again.
+        self._epoch = object()
 
     def _lead(self, former: str, key: str, now_ms: int) -> None:
         """From now on, and for a while, bookings on a rule's former name go to the present one."""

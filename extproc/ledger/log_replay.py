@@ -72,8 +72,16 @@ class Overview(Protocol):
         """Settled and reserved of a counter, over all sidecars."""
         ...
 
+    def overruns(self, tally: Tally) -> int:
+        """What sidecars used above what they had reserved: the store may be told of it later."""
+        ...
+
     def admitted(self, tally: Tally, unit: int, ceiling: int, total: int) -> None:
         """A request was let go with so much in the counter."""
+        ...
+
+    def corrected(self, where: str, tally: Tally, amount: int, about: dict[str, object]) -> None:
+        """An operator added to a counter, or took from it."""
         ...
 
     def owed(self, where: str, part: Part, amount: int) -> None:
@@ -307,7 +315,7 @@ class LogReplay:
             if ceiling is None:
                 continue
             total = self._all.total(tally, now_ms)
-            allowed = ceiling + tally.debt if self._arbiter else ceiling
+            allowed = ceiling + self._all.overruns(tally) if self._arbiter else ceiling
             if total > allowed:
                 what = f"{_name(tally)}: settled + reserved is above the ceiling"
                 raise Broken(what, f"at most {allowed} {UNIT_NAMES[unit]}", total)
@@ -404,11 +412,10 @@ class LogReplay:
         if not self._arbiter and tally.negative(slot):
             raise Broken(f"{_name(tally)} is negative", ">= 0", tally.slots_as_pairs())
         if after > before and part.ceiling is not None:
+            tally.overruns += after - before
             above = self._all.total(tally, now_ms) - part.ceiling
             if above > 0:
-                owed = min(after - before, above)
-                tally.debt += owed
-                self._all.owed(self._where, part, owed)
+                self._all.owed(self._where, part, min(after - before, above))
 
     def _place(self, part: Part, held: int) -> tuple[Tally, int] | None:
         """Where a part counts now: its counter may have been edited, renamed or opened anew."""
@@ -442,7 +449,7 @@ class LogReplay:
         if not self._arbiter and tally.settled + amount < 0:
             raise Broken(f"{_name(tally)}: a correction takes more than was settled", "", amount)
         tally.correct(amount)
-        self._report.corrections += 1
+        self._all.corrected(self._where, tally, amount, about)
 
     def _adopt(self, record: Record) -> None:
         _, old, new, now_ms = record

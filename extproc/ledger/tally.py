@@ -20,7 +20,8 @@ class Tally:
         self.slots: dict[int, list[int]] = {}
         self.settled = 0
         self.reserved = 0
-        self.debt = 0
+        self.overruns = 0
+        """What was used above what had been reserved, in all."""
         self.first_window, self.first_slot = window, slot
         self.edits: list[tuple[int, int]] = []
         """For each edit of the window: the oldest slot that counted, and where all of it went."""
@@ -143,4 +144,4 @@ class Tally:
         other.slots = {}
         other.settled = other.reserved = 0
         other.taken_over_by = (self, self.era)
-        self.debt += other.debt
+        self.overruns += other.overruns

@@ -18,6 +18,7 @@ from extproc.values.limit import UNIT_NAMES
 
 MAX_DEBTS = 1_000
 """Overruns listed one by one; all of them are counted."""
+MAX_CORRECTIONS = 1_000
 SKEW_MS = 1_000
 """Sidecars of one store are told its time with every answer. An end is stamped by their own clocks
 in between, so it is taken for up to a second earlier than it says."""
@@ -32,6 +33,17 @@ class Debt:
     scope_value: str
     unit: str
     amount: int
+
+
+@dataclass(slots=True)
+class Correction:
+    """What an operator added to a counter, or took from it."""
+
+    where: str
+    limit: str
+    scope_value: str
+    amount: int
+    about: dict[str, object]
 
 
 @dataclass(slots=True)
@@ -54,7 +66,8 @@ class Report:
     released: int = 0
     expired: int = 0
     late: int = 0
-    corrections: int = 0
+    corrections: list[Correction] = field(default_factory=list)
+    correction_count: int = 0
     adopted: int = 0
     open: int = 0
     on_trust: int = 0
@@ -103,11 +116,17 @@ class Verification:
         """Settled and reserved of a counter, over all sidecars."""
         if len(self._logs) == 1:
             return tally.total
-        return sum(
-            other.total_at(now_ms)
-            for log in self._logs.values()
-            if (other := log.tallies.get((tally.key, tally.scope_value))) is not None
-        )
+        return sum(other.total_at(now_ms) for other in self._everywhere(tally))
+
+    def overruns(self, tally: Tally) -> int:
+        """What was used above what had been reserved, over all sidecars."""
+        return sum(other.overruns for other in self._everywhere(tally))
+
+    def _everywhere(self, tally: Tally) -> Iterator[Tally]:
+        for log in self._logs.values():
+            other = log.tallies.get((tally.key, tally.scope_value))
+            if other is not None:
+                yield other
 
     def admitted(self, tally: Tally, unit: int, ceiling: int, total: int) -> None:
         """Notes how close a limit came to its ceiling."""
@@ -116,6 +135,14 @@ class Verification:
             self.report.peaks[tally.key] = Peak(UNIT_NAMES[unit], ceiling, total)
         elif total * peak.ceiling >= peak.highest * ceiling:
             peak.ceiling, peak.highest = ceiling, total
+
+    def corrected(self, where: str, tally: Tally, amount: int, about: dict[str, object]) -> None:
+        """Notes a correction."""
+        report = self.report
+        report.correction_count += 1
+        if len(report.corrections) < MAX_CORRECTIONS:
+            entry = Correction(where, tally.key, tally.scope_value, amount, about)
+            report.corrections.append(entry)
 
     def owed(self, where: str, part: Part, amount: int) -> None:
         """Notes an overrun."""

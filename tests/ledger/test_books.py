@@ -130,6 +130,4 @@ class Editing(RuleBasedStateMachine):
 
 
 TestEditing = Editing.TestCase
-TestEditing.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None
-)
+TestEditing.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
