@@ -13,10 +13,7 @@ import orjson
 from extproc.cli.addresses import address
 from extproc.values.money import MICRO_USD_PER_USD
 
-EXAMPLE = (
-    "tokenweir correct search-monthly --scope-value search --usd -12.50 "
-    "--reason 'haiku was priced as sonnet until 14:00'"
-)
+EXAMPLE = "tokenweir correct search-monthly --scope-value search --usd -12.50 --reason mispriced"
 
 TIMEOUT_S = 10.0
 

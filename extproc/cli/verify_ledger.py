@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,16 +22,10 @@ SHOWN = 20
 """Overruns, and corrections, that are shown to people."""
 
 
-def log_folders(text: str) -> list[Path]:
+def log_folders(path: Path) -> list[Path]:
     """The folders with a usage log: the one that is named, or those in it."""
-    path = Path(text)
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
-    found = [folder for folder in (path, *sorted(path.iterdir())) if folder.is_dir()]
-    found = [folder for folder in found if segments(folder)]
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} holds no usage log (usage-000001.log ...)")
-    return found
+    places = (path, *sorted(path.iterdir())) if path.is_dir() else ()
+    return [folder for folder in places if folder.is_dir() and segments(folder)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folders",
         nargs="+",
-        type=log_folders,
+        type=Path,
         metavar="STATE",
         help="state folder, or a folder with a usage log; of sidecars that share a store, all of "
         "them. A gateway may be running there: nothing is locked or changed",
@@ -48,7 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0: proven. 1: the first entry that breaks the bound, or the log, is named."""
-    folders = dict.fromkeys(folder for found in arguments.folders for folder in found)
+    folders: dict[Path, None] = {}
+    for path in arguments.folders:
+        found = log_folders(path)
+        if not found:
+            what = "holds no usage log (usage-000001.log ...)" if path.is_dir() else "is no folder"
+            print(f"tokenweir verify-ledger: {str(path)!r} {what}", file=sys.stderr)
+            return 2
+        folders.update(dict.fromkeys(found))
     reports = []
     for logs in _together([UsageLog(folder) for folder in folders]):
         verification = Verification()

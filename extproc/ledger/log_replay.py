@@ -509,9 +509,9 @@ def _check_ints(*numbers: Any) -> None:
 
 
 def _check_whole(item: Any) -> None:
-    """No float anywhere in an older record."""
-    if isinstance(item, float):
-        raise Broken("a number is not whole", "an integer", repr(item))
+    """No number with a point anywhere in an older record."""
     if isinstance(item, list):
         for each in item:
             _check_whole(each)
+    elif not isinstance(item, int | str | dict | None):
+        raise Broken("a number is not whole", "an integer", repr(item))

@@ -91,5 +91,6 @@ def test_what_holds_no_usage_log_is_a_usage_error(tmp_path: Path) -> None:
     result = tokenweir("verify-ledger", tmp_path)
     assert result.returncode == 2
     assert "holds no usage log" in result.stderr
+    assert result.stderr.count("\n") == 1
     assert tokenweir("verify-ledger", tmp_path / "nowhere").returncode == 2
     assert tokenweir("verify-ledger").returncode == 2
