@@ -376,12 +376,12 @@ class EmbeddedLedger(RecoveredBooks):
     ) -> Settlement | None:
         reservation = self._open.pop(reservation_id, None)
         late = reservation is None
-        self._now_ms = max(self._now_ms, now_ms)
         if reservation is None:
             reservation = self._ended.get(reservation_id)
             if reservation is None:
                 return None
         if reservation.declared_in != self._journal.segment:
+            self._now_ms = max(self._now_ms, now_ms)
             self._declare_reservation(reservation, late=late)
         self._journal.append([kind, reservation_id, now_ms, amounts, about])
         self._apply_end(reservation, kind, amounts, late)
