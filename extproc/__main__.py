@@ -19,6 +19,7 @@ COMMANDS = {
     "keys": "extproc.cli.keys",
     "verify-ledger": "extproc.cli.verify_ledger",
     "correct": "extproc.cli.correct",
+    "alerts": "extproc.cli.alerts",
 }
 """Command to module. Imported when asked for: the servers' libraries take most of a second."""
 INTERRUPTED = 130

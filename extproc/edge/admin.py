@@ -1,4 +1,4 @@
-"""The admin API: health, metrics, policy, usage, corrections. Never on the public listener."""
+"""The admin API: health, metrics, policy, usage, alerts, corrections. Not on the listener."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 
 from extproc import __version__
+from extproc.edge.alerting import Alerting
 from extproc.edge.corrections import Corrections
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import Sidecar
@@ -19,10 +20,11 @@ MAX_COUNTERS = 1_000
 class Admin:
     """The handlers of one sidecar's admin API."""
 
-    def __init__(self, sidecar: Sidecar, reloader: PolicyReloader) -> None:
+    def __init__(self, sidecar: Sidecar, reloader: PolicyReloader, alerting: Alerting) -> None:
         self._sidecar = sidecar
         self._reloader = reloader
         self._corrections = Corrections(sidecar)
+        self._alerting = alerting
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -33,6 +35,7 @@ class Admin:
             ("/metrics", self._metrics),
             ("/policy", self._policy),
             ("/usage", self._usage),
+            ("/alerts", self._alerting.report),
         ):
             application.router.add_get(path, _answering(handler))
         application.router.add_post("/corrections", self._corrections.post)
@@ -41,7 +44,7 @@ class Admin:
     def _overview(self) -> dict[str, object]:
         return {
             "tokenweir": __version__,
-            "see": ["/healthz", "/metrics", "/policy", "/usage"],
+            "see": ["/healthz", "/metrics", "/policy", "/usage", "/alerts"],
         }
 
     def _health(self) -> dict[str, object]:

@@ -61,8 +61,8 @@ def sidecar(tmp_path: Path) -> Sidecar:
 def post(sidecar: Sidecar) -> Post:
     def ask(body: Any = GOOD, **headers: str) -> tuple[int, dict[str, Any]]:
         async def scenario() -> tuple[int, dict[str, Any]]:
-            reloader: Any = SimpleNamespace(problems=[])
-            application = Admin(sidecar, reloader).application()
+            others: Any = SimpleNamespace(problems=[], report=dict)
+            application = Admin(sidecar, others, others).application()
             sent = {"content-type": "application/json"}
             sent |= {name.replace("_", "-"): value for name, value in headers.items()}
             data = body if isinstance(body, bytes) else orjson.dumps(body)
