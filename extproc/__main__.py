@@ -19,6 +19,8 @@ COMMANDS = {
     "keys": "extproc.cli.keys",
     "kill": "extproc.cli.kill",
     "revive": "extproc.cli.revive",
+    "verify-ledger": "extproc.cli.verify_ledger",
+    "correct": "extproc.cli.correct",
     "alerts": "extproc.cli.alerts",
 }
 """Command to module. Imported when asked for: the servers' libraries take most of a second."""

@@ -135,6 +135,7 @@ def moved_to_fallback(hold: Hold) -> Hold:
         key=limit.key + OVERFLOW_SUFFIX,
         ceiling=NO_CEILING,
         fallback_ceiling=NO_CEILING,
+        renamed_from=limit.renamed_from and limit.renamed_from + OVERFLOW_SUFFIX,
         alerts=(),
     )
     return Hold(overflow, hold.scope_value, NO_CEILING)

@@ -191,7 +191,7 @@ class Meter:
             (self._baseline, counted.baseline),
         ):
             counter.advance(now_ms)
-            cell = counter.counting(taken)
+            cell = taken if taken.live else counter.cell_at(taken.slot)
             if cell is not None:
                 less = max(min(change, 0), -counted.likely)
                 cell.reserved -= counted.likely

@@ -1,4 +1,4 @@
-"""The admin API: health, metrics, policy, usage, alerts. On loopback, never on the listener."""
+"""The admin API: health, metrics, policy, usage, alerts, corrections. Not on the listener."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from aiohttp import web
 
 from extproc import __version__
 from extproc.edge.alerting import Alerting
+from extproc.edge.corrections import Corrections
 from extproc.edge.kill_api import PATH as KILL_SWITCH
 from extproc.edge.kill_api import KillApi
 from extproc.edge.kill_board import KillBoard
@@ -29,6 +30,7 @@ class Admin:
     ) -> None:
         self._sidecar = sidecar
         self._reloader = reloader
+        self._corrections = Corrections(sidecar)
         self._alerting = alerting
         self._kills = KillApi(kills, sidecar.gate, lambda: sidecar.notify)
 
@@ -45,6 +47,7 @@ class Admin:
         ):
             application.router.add_get(path, _answering(handler))
         self._kills.add_to(application)
+        application.router.add_post("/corrections", self._corrections.post)
         return application
 
     def _overview(self) -> dict[str, object]:
@@ -114,6 +117,7 @@ class Admin:
             "open_reservations": self._sidecar.ledger.open_count,
             # Of a store that can be away; the embedded one is simply there.
             **({"emergency": dict(emergency)} if emergency else {}),
+            "corrections": self._corrections.made,
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -298,12 +299,26 @@ class _Compiler:
     def _limits(self) -> list[ConditionalLimit[Limit]]:
         limits = []
         seen: dict[str, LimitDraft] = {}
+        ids = {draft.id for draft in self._drafts.limits}
+        former = Counter(draft.renamed_from for draft in self._drafts.limits)
         for draft in self._drafts.limits:
             first = seen.setdefault(draft.id, draft)
             if first is not draft:
                 where = f"{first.section.file}:{first.section.line_of('id')}"
                 draft.section.error("id", "duplicate_id", f"{draft.id!r} is also at {where}")
                 continue
+            if draft.renamed_from in ids:
+                draft.section.error(
+                    "renamed_from",
+                    "rename_of_a_rule",
+                    f"{draft.renamed_from!r} is a rule of this policy, and keeps its usage",
+                )
+            elif draft.renamed_from and former[draft.renamed_from] > 1:
+                draft.section.error(
+                    "renamed_from",
+                    "rename_to_several",
+                    f"several rules were {draft.renamed_from!r}: its usage can go to one",
+                )
             if draft.breach.kind in _PENDING_ACTIONS:
                 draft.section.warning(
                     draft.breach_key,

@@ -32,6 +32,9 @@ UNIT_BY_NAME = {
     "usd": Unit.MICRO_USD,
 }
 
+UNIT_NAMES = ("requests", "tokens", "input tokens", "output tokens", "micro-USD", "micro-USD")
+"""For people, by ``Unit``."""
+
 Amounts = tuple[int, int, int, int, int, int]
 """Requests, tokens, input tokens, output tokens, micro-USD at worst, micro-USD as likely: indexed
 by ``Unit``. What is settled costs the same in the last two."""

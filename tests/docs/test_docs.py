@@ -142,6 +142,25 @@ def test_every_file_of_the_repository_that_is_named_exists() -> None:
             assert f"/{path}" in ignored or list(ROOT.glob(path.rstrip("/"))), f"{name}: {path}"
 
 
+# -- the usage log --------------------------------------------------------------------------------
+
+
+def test_the_records_are_those_that_are_written_and_understood() -> None:
+    text = section(TEXT["docs/ledger.md"], "Records")
+    documented = set(re.findall(r'`\["(\w+)"', text))
+    ledger = ROOT / "extproc" / "ledger"
+    written = "".join((ledger / name).read_text() for name in ("embedded.py", "journal.py"))
+    kinds = set(re.findall(r'(?:append\(|^ +)\[\s*"(\w+)"', written, re.MULTILINE)) | {
+        "s",
+        "x",
+        "l",
+    }
+    understood = set(re.findall(r'kind == "(\w+)"', (ledger / "log_replay.py").read_text()))
+    understood |= {"s", "x", "l"}
+    assert kinds == documented - {"e", "u", "d"}
+    assert kinds <= understood
+
+
 # -- headers, refusals, metrics, paths ------------------------------------------------------------
 
 

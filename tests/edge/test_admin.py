@@ -123,7 +123,9 @@ def test_usage_says_whether_a_store_that_can_be_away_answers(
 def test_usage_shows_settled_and_reserved_apart_and_is_bounded(
     get, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert get("/usage")[2] == {"counters": [], "truncated": False, "open_reservations": 0}
+    assert get("/usage")[2] == {
+        "counters": [], "truncated": False, "open_reservations": 0, "corrections": [],
+    }  # fmt: skip
     monkeypatch.setattr(
         type(sidecar.ledger), "counters", lambda _: [("all/usd", "", "2026-11", 5, 7)] * 9
     )

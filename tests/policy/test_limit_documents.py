@@ -92,3 +92,14 @@ def test_degraded_answers_have_a_length_and_a_share_of_their_own() -> None:
 )
 def test_what_cannot_be_meant_is_refused(text: str, code: str) -> None:
     assert codes(more=text) == [code]
+
+
+def test_F78_a_rule_is_renamed_from_one_that_is_gone_and_by_one() -> None:
+    a, b, c = (
+        f"{{id: {new}, limit: {{tokens: 5, window: 1h}}{more}}}"
+        for new, more in (("a", ""), ("b", ", renamed_from: a"), ("c", ", renamed_from: a"))
+    )
+    assert codes(more=rule(b)) == []
+    assert codes(one=rule(a), two=rule(b)) == ["rename_of_a_rule"]
+    assert codes(one=rule(b), two=rule(c)) == ["rename_to_several"] * 2
+    assert codes(more=rule(b.replace("renamed_from: a", "renamed_from: b"))) == ["rename_of_a_rule"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import psutil
+from usage_logs import verified
 
 START_S = 40.0
 SETTLE_S = 10.0
@@ -116,12 +117,14 @@ class Gateway:
         raise AssertionError("the gateway did not start:\n" + "".join(lines))
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """SIGTERM; the exit code. What it leaves must prove the bound: see ``verify``."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(timeout=30)
+            status = self.process.wait(timeout=30)
+            self.verify()
+            return status
         finally:
             if self.process.poll() is None:
                 for child in psutil.Process(self.process.pid).children(recursive=True):
@@ -129,6 +132,12 @@ class Gateway:
                 self.process.kill()
             assert self.process.stdout is not None
             self.process.stdout.close()
+
+    def verify(self) -> None:
+        """Fails with the first entry of the usage log that breaks the bound, if there is one."""
+        folder = self.state / "ledger"
+        if folder.is_dir():
+            verified(folder)
 
     def child(self, word: str) -> psutil.Process:
         """The child process whose command line holds the word."""
