@@ -123,8 +123,15 @@ class Journal:
             os.fsync(self._file)
 
     def complete(self) -> None:
-        """Everything is declared in this segment: older ones are history only."""
+        """Everything is declared in this segment: older ones are history only.
+
+        Raises ``LedgerUnavailableError`` when that cannot be written.
+        """
         self.append(["complete"])
+        # The marker tells the next start to read no further back. It must not be on disk before
+        # what it speaks of: all that was ever counted would be forgotten.
+        self.flush()
+        self.sync()
         (self._folder / f"usage-{self.segment:06d}.complete").touch()
         for path in self._segments()[:-KEPT_SEGMENTS]:
             path.with_suffix(".complete").unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,6 +256,34 @@ def test_F66_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     settled = 2 * (last // 3 + 1)
     assert settled <= standing.settled <= settled + 2
     assert last + 1 - (last // 3 + 1) <= standing.reserved
+    ledger.close()
+
+
+def test_F66_a_segment_is_marked_complete_only_when_it_is_written(
+    tmp_path: Path, monkeypatch
+) -> None:
+    ledger = EmbeddedLedger(Journal(tmp_path / "living", 1_000))
+    only = limit("only", 1_000_000, "1h")
+    crashed: list[Path] = []
+    touch = Path.touch
+
+    def dies_after_touch(path: Path) -> None:
+        touch(path)
+        crashed.append(tmp_path / f"crashed-{len(crashed)}")
+        shutil.copytree(tmp_path / "living", crashed[-1])
+
+    monkeypatch.setattr(Path, "touch", dies_after_touch)
+    for number in range(40):
+        take(ledger, f"r{number}", 7, hold(only))
+        ledger.flush()
+        ledger.tend(NOW)
+    assert len(crashed) > 1
+    for folder in crashed[-2:]:
+        # What a process leaves that dies right after the marker: nothing that was counted is lost.
+        again = EmbeddedLedger(Journal(folder))
+        standing = again.peek([hold(only)], NOW)[0]
+        assert standing.reserved == 7 * again.open_count > 0
+        again.close()
     ledger.close()
 
 
