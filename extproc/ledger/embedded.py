@@ -409,7 +409,8 @@ class EmbeddedLedger:
         if item.declared_in == self._journal.segment:
             return
         if isinstance(item, Counter):
-            self._declare_counter(item)
+            if not item.dropped:
+                self._declare_counter(item)
         elif item.id in self._open:
             self._declare_reservation(item)
 
@@ -437,7 +438,14 @@ class EmbeddedLedger:
 
     def _declare_reservation(self, reservation: Reservation, *, late: bool = False) -> None:
         taken = []
-        for (counter, unit, _, _), cell in zip(reservation.entries, reservation.cells, strict=True):
+        for (counter, unit, _, _), held in zip(reservation.entries, reservation.cells, strict=True):
+            cell: Cell | None = held
+            if counter.dropped:
+                # Two counters of one name must not be declared: the next start would take the
+                # forgotten one's emptiness for the living one's state.
+                counter, cell = self._late(counter, held)
+            if cell is None:
+                continue
             if counter.declared_in != self._journal.segment:
                 self._declare_counter(counter)
             place = cell.merged()

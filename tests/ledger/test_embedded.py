@@ -287,6 +287,24 @@ def test_F66_a_segment_is_marked_complete_only_when_it_is_written(
     ledger.close()
 
 
+def test_F66_a_forgotten_counter_is_not_declared_over_its_successor(tmp_path: Path) -> None:
+    ledger = EmbeddedLedger(Journal(tmp_path, 300))
+    only = limit("only", 100, "30s")
+    ledger.reserve("old", Account([hold(only)], {}), amounts(5), NOW, NOW + 900_000)
+    later = NOW + 40_000  # its slot has left the window, so its counter is empty and forgotten
+    ledger.tend(later)
+    take(ledger, "new", 70, hold(only), now=later)
+    for _ in range(4):
+        ledger.renew("old", NOW + 900_000)
+        ledger.flush()
+        ledger.tend(later)
+    ledger.close()
+    again = EmbeddedLedger(Journal(tmp_path))
+    assert again.open_count == 2
+    assert again.peek([hold(only)], later)[0].reserved == 70
+    again.close()
+
+
 def test_a_torn_last_record_is_cut_off(tmp_path: Path) -> None:
     ledger = EmbeddedLedger(Journal(tmp_path))
     take(ledger, "a", 5, hold(limit("all", 100, "daily")))
