@@ -400,7 +400,8 @@ class EmbeddedLedger:
         return counter
 
     def _begin_segment(self) -> None:
-        self._journal.start_segment()
+        if not self._journal.start_segment():
+            return
         self._undeclared = [*self._counters.values(), *self._open.values()]
         if not self._undeclared:
             self._journal.complete()

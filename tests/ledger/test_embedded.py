@@ -353,6 +353,30 @@ def test_a_full_disk_admits_nothing_more(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def test_F44_without_a_file_for_the_next_segment_the_old_one_goes_on(
+    tmp_path: Path, monkeypatch
+) -> None:
+    ledger = EmbeddedLedger(Journal(tmp_path, 300))
+    only = limit("only", 1_000, "daily")
+
+    def no_file(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_file)
+        for number in range(10):
+            take(ledger, f"early {number}", 5, hold(only))
+            ledger.flush()
+            ledger.tend(NOW)
+    take(ledger, "late", 5, hold(only))
+    ledger.tend(NOW)
+    ledger.close()
+    assert len(list(tmp_path.glob("*.log"))) == 2
+    ledger = EmbeddedLedger(Journal(tmp_path))
+    assert ledger.peek([hold(only)], NOW)[0].reserved == 55
+    ledger.close()
+
+
 def test_F72_amounts_out_of_range_are_refused(tmp_path: Path) -> None:
     ledger = EmbeddedLedger(Journal(tmp_path))
     for wrong in (-1, 2**53):
