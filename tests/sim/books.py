@@ -13,7 +13,7 @@ from typing import Any
 from schedule import ProcessLoop
 
 from extproc.ledger.journal import Journal
-from extproc.ledger.port import Account, Denied, Granted, Hold
+from extproc.ledger.port import Account, Denied, Granted, Hold, LedgerUnavailableError
 from extproc.values.limit import NO_CEILING, NOTHING, Amounts, Limit
 
 CounterKey = tuple[str, str]
@@ -169,6 +169,8 @@ class WatchedLedger:
         self._exact = exact
         self._undurable: list[tuple[str, Booked]] = []
         """Grants and ends since the last flush, in their order."""
+        self._unwritten: list[tuple[str, Booked]] = []
+        """Those that a flush could not write: only this process knows of them."""
         self.torn = False
 
     def __getattr__(self, name: str) -> Any:
@@ -249,7 +251,12 @@ class WatchedLedger:
         if self.torn:
             self._loop.may_die("torn write")
         self.torn = False
-        write()
+        try:
+            write()
+        except LedgerUnavailableError:
+            self._unwritten += self._undurable
+            self._undurable.clear()
+            raise
         for kind, booked in self._undurable:
             booked.durable = booked.durable or kind == "grant"
         self._undurable.clear()
@@ -257,8 +264,9 @@ class WatchedLedger:
 
     def died(self) -> None:
         """What the process knew and had not written is gone, newest first."""
-        for kind, booked in reversed(self._undurable):
-            if kind == "grant":
-                self._books.lost_grant(booked, torn=self.torn)
-            else:
-                self._books.lost_end(booked, torn=self.torn)
+        for records, torn in ((self._undurable, self.torn), (self._unwritten, False)):
+            for kind, booked in reversed(records):
+                if kind == "grant":
+                    self._books.lost_grant(booked, torn=torn)
+                else:
+                    self._books.lost_end(booked, torn=torn)

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import sim_policy
+import usage_reports
 from fake_provider import Billed, Provider
 from schedule import Schedule, Step
 from transport import Process, SimStream
@@ -20,21 +21,16 @@ from transport import Process, SimStream
 from extproc.envoy.ext_proc import ATTEMPT_HEADER, CLUSTER_ATTRIBUTE, MESSAGE_TIMEOUT_S
 from extproc.envoy.routes import RETRIABLE_STATUS_CODES
 from extproc.pb import extproc_pb2 as pb
+from extproc.values.dialect import Dialect
 from extproc.values.wire_names import ATTEMPT_LOG, METADATA, REQUEST_LOG, USAGE_METADATA
 
 LOG_FLUSH_MS = 20
+MAX_TOKENS = (1, 50, 300, 1_000, 3_000)
 HEARTBEAT_MS = 30_000
+PATHS = {Dialect.OPENAI: b"/v1/chat/completions", Dialect.ANTHROPIC: b"/v1/messages"}
 ENDINGS = (
     "answer", "stream", "connect_failed", "status", "timeout", "reset", "cut", "lie", "overrun",
 )  # fmt: skip
-LIES: tuple[dict[str, Any], ...] = (
-    {"prompt_tokens": -5, "completion_tokens": 1},
-    {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
-    {"prompt_tokens": 10**18, "completion_tokens": 3},
-    {"prompt_tokens": "7", "completion_tokens": 1},
-    {"prompt_tokens": 3, "completion_tokens": True},
-    {},
-)
 
 
 @dataclass(eq=False)
@@ -59,6 +55,7 @@ class Call:
     request_id: str
     body: dict[str, Any]
     headers: dict[str, str]
+    dialect: Dialect
     leaves_ms: int | None
     stage: str = "headers"
     verdict: str = ""
@@ -115,7 +112,8 @@ class FakeEnvoy:
 
     def call(self, body: dict[str, Any], headers: dict[str, str], leaves_ms: int | None) -> Call:
         """A client's request arrives."""
-        call = Call(f"{self._draw.getrandbits(128):032x}", body, headers, leaves_ms)
+        dialect = Dialect.ANTHROPIC if "x-api-key" in headers else Dialect.OPENAI
+        call = Call(f"{self._draw.getrandbits(128):032x}", body, headers, dialect, leaves_ms)
         self.calls.append(call)
         self._after(0, "request headers", self._open, call)
         if leaves_ms is not None:
@@ -138,7 +136,7 @@ class FakeEnvoy:
         )
         message = pb.ProcessingRequest()
         add = message.request_headers.headers.headers.add
-        add(key=":path", raw_value=b"/v1/chat/completions")
+        add(key=":path", raw_value=PATHS[call.dialect])
         add(key="x-request-id", raw_value=call.request_id.encode())
         add(key="content-type", raw_value=b"application/json")
         for name, value in call.headers.items():
@@ -203,7 +201,7 @@ class FakeEnvoy:
 
     def _refused(self, call: Call, immediate: Any) -> None:
         document = json.loads(immediate.body)
-        code = document["error"]["code"]
+        code = document["error"]["metadata"]["code"]
         self._schedule.note(f"refused {code}")
         if call.stage.startswith("attempt"):
             # Terminal, and Envoy does not try again.
@@ -366,10 +364,8 @@ class FakeEnvoy:
             self._attempt_over(call, attempt, ending, 503, ("upstream_remote_reset",))
         elif ending == "cut":
             self._bill_more(attempt, self._draw.random() < 0.5)
-            # An interim count of a cut stream, as vLLM sends them.
-            usage = {"prompt_tokens": 1, "completion_tokens": 1}
-            interim = {"choices": [{"finish_reason": None}], "usage": usage}
-            call.usage = {"last": json.dumps(interim)} if self._draw.random() < 0.5 else {}
+            if self._draw.random() < 0.5:
+                call.usage = usage_reports.interim(call.dialect)
             self._attempt_over(call, attempt, ending, 200, ("upstream_protocol_error",))
         else:
             self._complete(call, attempt, ending, billed)
@@ -379,17 +375,11 @@ class FakeEnvoy:
         billed.output_tokens = self._draw.randint(billed.output_tokens, billed.asked_tokens)
         if ending == "overrun":
             billed.output_tokens = billed.asked_tokens + self._draw.randint(1, 4_000)
-        usage: dict[str, Any] = {
-            "prompt_tokens": billed.input_tokens,
-            "completion_tokens": billed.output_tokens,
-            "total_tokens": billed.input_tokens + billed.output_tokens,
-        }
+        counts = (billed.input_tokens, billed.output_tokens)
         if ending == "lie":
-            usage = self._draw.choice(LIES)
-        if ending == "stream":
-            call.usage = {"last": json.dumps({"choices": [], "usage": usage})}
+            call.usage = usage_reports.lie(call.dialect, self._draw)
         else:
-            call.usage = {"tail": '"usage":' + json.dumps(usage) + "}"}
+            call.usage = usage_reports.final(call.dialect, *counts, stream=ending == "stream")
         self._attempt_over(call, attempt, ending, 200)
 
     def _attempt_over(
@@ -463,6 +453,8 @@ class FakeEnvoy:
 
     def _heard(self, process: Process, batch: list[tuple[Any, Call, Attempt | None]]) -> None:
         """The process took the batch in, to its end."""
+        if self._sidecar.disk_is_full:
+            return  # what it decided then was never written
         for entry, call, attempt in batch:
             if entry.common_properties.intermediate_log_entry:
                 continue
@@ -487,27 +479,27 @@ class FakeEnvoy:
         self._log_streams.clear()
 
 
-def new_body(draw: Random, models: tuple[str, ...]) -> dict[str, Any]:
-    """What a client asks for."""
+def new_call(draw: Random, models: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a client asks for, and who it is."""
     body: dict[str, Any] = {
         "model": draw.choice(models),
         "messages": [{"role": "user", "content": "x" * draw.randint(1, 900)}],
     }
-    if draw.random() < 0.8:
-        body["max_tokens"] = draw.choice([1, 50, 300, 1000, 3000])
-    if draw.random() < 0.1:
-        body["n"] = draw.randint(1, 3)
-    return body
-
-
-def new_headers(draw: Random) -> dict[str, str]:
-    """Who asks."""
+    key = sim_policy.KEYS[draw.choice(list(sim_policy.KEYS))]
     headers = {
-        "authorization": "Bearer " + sim_policy.KEYS[draw.choice(list(sim_policy.KEYS))],
         "x-tfy-project": draw.choice(["p1", "p2"]),
         "x-tfy-user-id": draw.choice(["ann", "bob", "cid"]),
         "x-tfy-session-id": draw.choice(["s1", "s2", "s3", "s4"]),
     }
     if draw.random() < 0.3:
         headers["x-tfy-workflow-tag"] = "classify"
-    return headers
+    if draw.random() < 0.3:
+        headers["x-api-key"] = key
+        body["max_tokens"] = draw.choice(MAX_TOKENS)
+        return body, headers
+    headers["authorization"] = "Bearer " + key
+    if draw.random() < 0.8:
+        body["max_tokens"] = draw.choice(MAX_TOKENS)
+    if draw.random() < 0.1:
+        body["n"] = draw.randint(1, 3)
+    return body, headers

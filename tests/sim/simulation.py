@@ -15,7 +15,7 @@ from typing import Any
 import invariants
 import sim_policy
 from books import Books, MortalJournal, Violation, WatchedLedger
-from fake_envoy import ENDINGS, Attempt, Call, FakeEnvoy, new_body, new_headers
+from fake_envoy import ENDINGS, Attempt, Call, FakeEnvoy, new_call
 from fake_provider import Provider
 from remote_ledger import ClientLog, LedgerServer, RemoteLedger
 from schedule import ProcessLoop, Schedule
@@ -25,7 +25,6 @@ from extproc.core.gate import LEASE_MS, Gate
 from extproc.core.generation import Generation
 from extproc.edge.services import Sidecar as Services
 from extproc.ledger.embedded import EmbeddedLedger
-from extproc.values.dialect import Dialect
 
 START_MS = 1_790_000_000_000
 MONTH_MS = 32 * 86_400_000
@@ -36,7 +35,7 @@ FAULTS = {
     "connect_failed": 0.4, "status": 0.5, "timeout": 0.3, "reset": 0.3, "cut": 0.3, "lie": 0.3,
     "overrun": 0.3, "late_logs": 0.3, "lost_logs": 0.2, "lost_before_send": 0.1,
     "bills_after_disconnect": 1.0, "long_streams": 0.3, "leaves": 0.4, "kills": 0.01,
-    "envoy_dies": 0.3, "reloads": 1.0, "small_segments": 1.0,
+    "envoy_dies": 0.3, "reloads": 1.0, "small_segments": 1.0, "disk_full": 0.4, "suspends": 0.4,
     "network_lost": 0.3, "network_slow": 0.4, "network_down": 1.0, "ledger_empties": 1.0,
 }  # fmt: skip
 """Every fault, and the most of it that a seed may draw."""
@@ -76,7 +75,24 @@ class Sidecar:
         self.generation = 0
         self.variants: dict[int, int] = {}
         """Which of the policies a generation was."""
+        self.full_file = -1
+        """The journal's file, when it was put on a disk without room."""
         self.envoy: FakeEnvoy
+
+    @property
+    def disk_is_full(self) -> bool:
+        """The journal cannot be written."""
+        return self.full_file >= 0
+
+    def close_files(self) -> None:
+        """What the kernel does for a dead process: its files, locks with them, are closed."""
+        if self.full_file >= 0:
+            os.close(self.full_file)
+            self.full_file = -1
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{name}").startswith(f"{self.folder}/"):
+                    os.close(int(name))
 
 
 class Simulation:
@@ -148,7 +164,7 @@ class Simulation:
                 policy = sim_policy.sim_policy(call.variant, call.generation)
                 for model in policy.virtual_models.values():
                     for target in (*model.targets, *model.fallbacks):
-                        if target.clusters.get(Dialect.OPENAI) == cluster:
+                        if target.clusters.get(call.dialect) == cluster:
                             return target.name
                 raise Violation(f"I6: the verdict names a cluster that no target has: {cluster}")
 
@@ -197,7 +213,7 @@ class Simulation:
         if sidecar.ledger.torn:
             self._tear(sidecar)
         process.died()
-        _close_files(sidecar.folder)
+        sidecar.close_files()
         self.schedule.after(self.draw.randint(50, 3_000), "restart", self._start, sidecar)
 
     def _tear(self, sidecar: Sidecar) -> None:
@@ -257,6 +273,8 @@ class Simulation:
             ("envoy_dies", self._envoy_dies, 2),
             ("network_down", self._network_down, 3),
             ("ledger_empties", self.server.empty, 3),
+            ("disk_full", self._fill_disk, 2),
+            ("suspends", self._suspend, 2),
         ):
             for _ in range(most):
                 if draw.random() < mix[fault]:
@@ -268,10 +286,37 @@ class Simulation:
         draw = self.draw
         leaves_ms = draw.randint(0, 2_000) if draw.random() < self.mix["leaves"] else None
         envoy = draw.choice(self.sidecars).envoy
-        envoy.call(new_body(draw, MODELS), new_headers(draw), leaves_ms)
+        envoy.call(*new_call(draw, MODELS), leaves_ms)
 
     def _envoy_dies(self) -> None:
         self.draw.choice(self.sidecars).envoy.die()
+
+    def _fill_disk(self) -> None:
+        """The journal can be written no more, until somebody restarts the process."""
+        sidecar = self.draw.choice(self.sidecars)
+        if sidecar.process is None or self.remote or sidecar.disk_is_full:
+            return
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                target = os.readlink(f"/proc/self/fd/{name}")
+                if target.startswith(f"{sidecar.folder}/usage-"):
+                    full = os.open("/dev/full", os.O_WRONLY)
+                    os.dup2(full, int(name))
+                    os.close(full)
+                    sidecar.full_file = int(name)
+        delay_ms = self.draw.randint(100, 20_000)
+        self.schedule.after(delay_ms, "restarted", self._restart, sidecar, sidecar.process)
+
+    def _restart(self, sidecar: Sidecar, process: Process) -> None:
+        if sidecar.process is process:
+            process.loop.alive = False
+            self.killed.append("restarted")
+            self._on_killed(process.loop)
+
+    def _suspend(self) -> None:
+        """The machine sleeps: time goes on, and nothing else."""
+        self.schedule.now_ms += self.draw.randint(1_000, 20 * 60_000)
+        self._awake_from_ms = self.schedule.now_ms + invariants.LEASE_GRACE_MS
 
     def _network_down(self) -> None:
         self.server.network.up = False
@@ -305,6 +350,11 @@ class Simulation:
         self._awake_from_ms = self.schedule.now_ms + invariants.LEASE_GRACE_MS
         self._until(self._awake_from_ms + 5_000)
 
+    @property
+    def just_woke(self) -> bool:
+        """The machine slept until a moment ago: timers and upkeep are still behind."""
+        return self.schedule.now_ms < self._awake_from_ms
+
     def _until(self, end_ms: int) -> None:
         schedule = self.schedule
         marker = schedule.after(max(0, end_ms - schedule.now_ms), "so far", lambda: None)
@@ -318,7 +368,7 @@ class Simulation:
         for check in invariants.AFTER_EVERY_STEP:
             check(self)
         schedule = self.schedule
-        if schedule.number % 64 or schedule.now_ms < self._awake_from_ms:
+        if schedule.number % 64 or self.just_woke:
             return
         if all(sidecar.process for sidecar in self.sidecars):
             invariants.i4_ends_within_its_lease(self)
@@ -327,7 +377,7 @@ class Simulation:
         for sidecar in self.sidecars:
             if sidecar.process is not None:
                 sidecar.process.end()
-            _close_files(sidecar.folder)
+            sidecar.close_files()
 
     @property
     def verdicts(self) -> dict[str, int]:
@@ -338,15 +388,6 @@ class Simulation:
                 for what in (call.verdict, *(attempt.ending for attempt in call.attempts)):
                     seen[what] = seen.get(what, 0) + 1
         return seen
-
-
-def _close_files(folder: Path) -> None:
-    """What the kernel does for a dead process: its files, locks with them, are closed."""
-    prefix = str(folder) + "/"
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/self/fd/{name}").startswith(prefix):
-                os.close(int(name))
 
 
 assert set(ENDINGS) <= {*FAULTS, "answer", "stream"}
