@@ -170,6 +170,32 @@ def test_F38_a_draining_envoy_lets_streams_finish(start_gateway) -> None:
     assert gateway.settled("all/usd") == gateway.billed_micro_usd()
 
 
+def test_F38_a_gateway_that_is_told_to_end_finishes_its_streams(start_gateway) -> None:
+    gateway = start_gateway(base_policy(limits=POLICY))
+    both(gateway, output_tokens=60, chunk_delay_ms=20)
+    load = Load(gateway)
+
+    async def meanwhile() -> None:
+        await asyncio.sleep(0.2)
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        with pytest.raises(httpx.TransportError):
+            await asyncio.to_thread(gateway.post)
+
+    asyncio.run(load.run(20, 0, meanwhile))
+    assert gateway.stop() == 0
+    assert load.streams == {"whole": 20}
+    # What the last log entries said was taken in: nothing waits for its lease.
+    bill = sum(
+        json.loads(line)["micro_usd"]
+        for line in (gateway.state / "demo-bill.jsonl").read_text().splitlines()
+    )
+    gateway.start()
+    counter = gateway.usage()["all/usd"]
+    assert (counter["settled"], counter["reserved"]) == (bill, 0)
+
+
 def test_F40_a_client_cannot_choose_the_id_of_its_reservation(start_gateway) -> None:
     gateway = start_gateway(base_policy(limits=POLICY))
     both(gateway, delay_ms=300)
