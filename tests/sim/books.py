@@ -172,6 +172,8 @@ class WatchedLedger:
         self._unwritten: list[tuple[str, Booked]] = []
         """Those that a flush could not write: only this process knows of them."""
         self.torn = False
+        self._asked: dict[str, Booked] = {}
+        """Of a remote ledger."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -185,13 +187,13 @@ class WatchedLedger:
         if isinstance(outcome, Granted | Denied):
             self._reserved(booked, outcome)
         else:
-            outcome.add_done_callback(lambda future: self._answered(booked, future))
+            self._asked[reservation_id] = booked
         self._loop.may_die("after reserve")
         return outcome
 
-    def _answered(self, booked: Booked, future: Any) -> None:
-        if not future.cancelled() and future.exception() is None:
-            self._reserved(booked, future.result())
+    def answered(self, reservation_id: str, outcome: Any) -> None:
+        """The remote ledger has its answer, which the service will hear of in a moment."""
+        self._reserved(self._asked[reservation_id], outcome)
 
     def _reserved(self, booked: Booked, outcome: Any) -> None:
         if not isinstance(outcome, Granted) or booked.id in self._books.booked:

@@ -222,6 +222,8 @@ class RemoteLedger:
             return
         if isinstance(outcome, Granted):
             self._append(("granted", *question))
+        if self.watched is not None:
+            self.watched.answered(question[0], outcome)
         future.set_result(outcome)
 
     def settle(
