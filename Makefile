@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test lint unit soak bench bench-peers compiled test-compiled proto clean
+.PHONY: up test lint unit soak bench bench-peers false-refusals compiled test-compiled proto clean
 
 up: $(VENV)/.runtime
 	$(BIN)/tokenweir up --policy configs --listen 127.0.0.1:8080 --console 127.0.0.1:8090 --state .state
@@ -48,6 +48,10 @@ bench: compiled
 
 bench-peers: compiled
 	cd $(COMPILED) && ../../$(BIN)/python -m loadtest.bench --results ../../loadtest/results --peers ferrogw,litellm,portkey
+
+# How many affordable calls each kind of budget refuses; seconds, under a virtual clock.
+false-refusals: $(VENV)/.dev
+	$(BIN)/python -m loadtest.false_refusals
 
 proto: $(VENV)/.dev
 	$(BIN)/python proto/generate.py

@@ -31,6 +31,8 @@ HOT_MODULES = (
     "core/routing",
     "core/sessions",
     "core/settlement",
+    "core/spread",
+    "core/workflows",
     "edge/clock",
     "edge/codec",
     "edge/lean",

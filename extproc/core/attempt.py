@@ -65,9 +65,15 @@ class AttemptMachine:
             self._gate.estimator,
         )
         plan = entry.plan
+        if plan.applicable.counts_likely:
+            self._amounts = self._gate.workflows.likely(
+                plan.workflow_tag, target, self._request.body_bytes, self._amounts
+            )
         values = list(plan.scope_values)
         values[_PROVIDER_PLACE] = target.provider.name
         holds = plan.applicable.holds(tuple(values), entry.overrides)
+        if plan.applicable.alerts:
+            self._gate.watched.add(holds)
         return Reserve(
             f"{event.request_id}/{event.attempt}",
             Account(holds, {**plan.account.about, "target": target.name}),

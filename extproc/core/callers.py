@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 
-from extproc.core.holds import Applicable, ScopeValues
+from extproc.core.holds import SCOPES, Applicable, ScopeValues
 from extproc.ledger.port import Account
 from extproc.policy.snapshot import Credential
 from extproc.values.envelope import Envelope
+from extproc.values.limit import Scope
 from extproc.wire.headers import CallerHeaders
 
 MAX_CALLERS = 16_384
 """Kinds of caller remembered, some 4 KB each with their plans; afterwards the memory starts afresh.
 Sessions come and go by the million, so this bounds memory, not correctness."""
+
+_WORKFLOW_PLACE = SCOPES.index(Scope.WORKFLOW_TAG)
 
 Kind = tuple[bytes, tuple[bytes | None, ...]]
 
@@ -31,6 +34,11 @@ class Plan:
         self.applicable = applicable
         self.scope_values = scope_values
         self.account = account
+
+    @property
+    def workflow_tag(self) -> str:
+        """What the workflow is known by: its tag, or one name per credential for calls without."""
+        return self.scope_values[_WORKFLOW_PLACE]
 
 
 class Caller:

@@ -87,6 +87,14 @@ class Release(NamedTuple):
     reason: str
 
 
+class Renew(NamedTuple):
+    """Keep a reservation, and hold at least so much: its attempt is being answered."""
+
+    reservation_id: str
+    lease_until_ms: int
+    at_least: Amounts
+
+
 Verdict = AwaitBody | Refuse | Answer | Forward | SendAttempt
 """What is answered to Envoy at once."""
 Command = Verdict | Reserve

@@ -66,6 +66,15 @@ class AttemptFailed(NamedTuple):
     now_ms: int
 
 
+class RequestGoesOn(NamedTuple):
+    """A request is still being answered: Envoy says so every few seconds."""
+
+    request_id: str
+    response_bytes: int
+    """Of the answer's body so far."""
+    now_ms: int
+
+
 class RequestEnded(NamedTuple):
     """The request is over."""
 
@@ -80,3 +89,5 @@ class RequestEnded(NamedTuple):
     usage_tail: bytes
     """JSON: the body from its last ``"usage":`` key on; else empty."""
     now_ms: int
+    response_bytes: int = 0
+    """Of the answer's body."""

@@ -14,6 +14,8 @@ from extproc.core.estimate import Estimator
 from extproc.core.generation import Generation
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
+from extproc.core.watched import Watched
+from extproc.core.workflows import Workflows
 from extproc.ledger.port import Hold
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Operation
@@ -60,13 +62,24 @@ class InFlight:
 class Gate:
     """The decision state of one sidecar."""
 
-    __slots__ = ("_silent_since_ms", "breakers", "estimator", "generation", "in_flight", "sessions")
+    __slots__ = (
+        "_silent_since_ms",
+        "breakers",
+        "estimator",
+        "generation",
+        "in_flight",
+        "sessions",
+        "watched",
+        "workflows",
+    )
 
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
         self.breakers = Breakers()
         self.estimator = Estimator()
         self.sessions = Sessions()
+        self.watched = Watched()
+        self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}
         self._silent_since_ms: dict[str, int] = {}
         """Requests whose attempts have all ended, by when the last one did, oldest first. Another

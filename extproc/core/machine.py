@@ -237,7 +237,10 @@ class RequestMachine:
             "target": target.name,
             "generation": self._generation.number,
         }
-        return Account(applicable.holds(values, self._overrides), about)
+        holds = applicable.holds(values, self._overrides)
+        if applicable.alerts:
+            self._gate.watched.add(holds)
+        return Account(holds, about)
 
     def _reserve(self, chain: Chain) -> Reserve:
         self._chain = chain
@@ -278,7 +281,7 @@ class RequestMachine:
 
     def _forward(self, granted: Granted) -> Forward:
         gate, request, chain = self._gate, self._request, self._chain
-        chain = self._affordable(chain, granted.money_left_micro_usd)
+        chain = self._affordable(chain, granted)
         target = chain.targets[0]
         gate.in_flight[self.request_id] = InFlight(
             self.request_id,
@@ -327,19 +330,24 @@ class RequestMachine:
         )
 
     def _estimate(self, target: Target) -> Amounts:
+        request, gate, plan = self._request, self._gate, self._plan
         default_tokens = self._generation.policy.default_max_output_tokens
-        return estimate_amounts(self._request, target, default_tokens, self._gate.estimator)
+        amounts = estimate_amounts(request, target, default_tokens, gate.estimator)
+        if not plan.applicable.counts_likely:
+            return amounts
+        return gate.workflows.likely(plan.workflow_tag, target, request.body_bytes, amounts)
 
-    def _affordable(self, chain: Chain, left_micro_usd: int) -> Chain:
+    def _affordable(self, chain: Chain, granted: Granted) -> Chain:
         """The chain without fallbacks that the money left could not pay: the reservation of an
         earlier attempt stays held until that attempt has provably cost nothing."""
-        if left_micro_usd >= _CHECK_BELOW_MICRO_USD:
+        left, likely_left = granted.money_left_micro_usd, granted.likely_left_micro_usd
+        if left >= _CHECK_BELOW_MICRO_USD and likely_left >= _CHECK_BELOW_MICRO_USD:
             return chain
-        dear = [
-            target
-            for target in chain.targets[1:]
-            if self._estimate(target)[Unit.MICRO_USD] > left_micro_usd
-        ]
+        dear = []
+        for target in chain.targets[1:]:
+            amounts = self._estimate(target)
+            if amounts[Unit.MICRO_USD] > left or amounts[Unit.LIKELY_MICRO_USD] > likely_left:
+                dear.append(target)
         return chain.without(dear) if dear else chain
 
     def _all_open(self) -> Refusal:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import cast
 
-from extproc.core.commands import EndCommand, Release, Settle
-from extproc.core.events import AttemptFailed, Ending, RequestEnded
-from extproc.core.gate import Attempt, Gate, InFlight
+from extproc.core.commands import EndCommand, Release, Renew, Settle
+from extproc.core.events import AttemptFailed, Ending, RequestEnded, RequestGoesOn
+from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
+from extproc.policy.snapshot import Target
 from extproc.values.dialect import Operation
-from extproc.values.limit import Amounts
+from extproc.values.limit import NOTHING, Amounts, Unit
+from extproc.values.usage import TokenUsage
 from extproc.wire.usage import Reported, usage_from_events, usage_from_json_tail
 
 _BREAKER_STATUSES = (408, 429, 529)
@@ -59,6 +61,36 @@ def request_ended(gate: Gate, event: RequestEnded) -> list[EndCommand]:
     return commands
 
 
+def request_goes_on(gate: Gate, event: RequestGoesOn) -> list[Renew]:
+    """The request is alive: so are its reservations. What its last attempt has likely cost already
+    is held for statistical budgets, above what was expected of it."""
+    entry = gate.in_flight.get(event.request_id)
+    if entry is None:
+        return []
+    lease_until_ms = event.now_ms + LEASE_MS
+    last = max(entry.attempts)
+    return [
+        Renew(
+            attempt.reservation_id,
+            lease_until_ms,
+            _cost_so_far(gate, entry, attempt, event) if number == last else NOTHING,
+        )
+        for number, attempt in entry.attempts.items()
+        if not attempt.ended
+    ]
+
+
+def _cost_so_far(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestGoesOn) -> Amounts:
+    plan = entry.plan
+    if not plan.applicable.counts_likely:
+        return NOTHING
+    target, body_bytes = attempt.target, entry.body_bytes
+    streamed = gate.workflows.streamed(
+        plan.workflow_tag, entry.operation, target, body_bytes, event.response_bytes
+    )
+    return (0, 0, 0, 0, 0, min(streamed, attempt.amounts[Unit.MICRO_USD]))
+
+
 def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded) -> EndCommand:
     ending = event.ending
     target = attempt.target
@@ -78,16 +110,25 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
     if reported.suspect:
         charged = _at_least(charged, attempt.amounts)
     else:
-        gate.estimator.learn(
-            target.canonical_model,
-            entry.body_bytes,
-            usage.input_tokens,
-            usage.output_tokens,
-        )
+        _learn(gate, entry, target, usage, event)
     attempt.ended = True
     return Settle(
         attempt.reservation_id, charged, {"usage": tuple(usage), "suspect": reported.suspect}
     )
+
+
+def _learn(
+    gate: Gate, entry: InFlight, target: Target, usage: TokenUsage, event: RequestEnded
+) -> None:
+    model, body_bytes, plan = target.canonical_model, entry.body_bytes, entry.plan
+    gate.estimator.learn(model, body_bytes, usage.input_tokens, usage.output_tokens)
+    if not plan.applicable.counts_likely:
+        return
+    gate.workflows.learn(plan.workflow_tag, target, body_bytes, usage)
+    if event.usage_last:
+        gate.workflows.learn_stream(
+            entry.operation, model, event.response_bytes, usage.output_tokens
+        )
 
 
 def reported_usage(operation: Operation, event: RequestEnded) -> Reported | None:

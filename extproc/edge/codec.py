@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt
-from extproc.core.events import AttemptFailed, Ending, RequestEnded
+from extproc.core.events import AttemptFailed, Ending, RequestEnded, RequestGoesOn
 from extproc.core.routing import Chain
 from extproc.pb import extproc_pb2 as pb
 from extproc.policy.snapshot import Target
@@ -334,7 +334,14 @@ def decode_request_ended(entry: pb.HttpAccessLogEntry, now_ms: int) -> RequestEn
         last,
         tail,
         now_ms,
+        entry.response.response_body_bytes,
     )
+
+
+def decode_request_goes_on(entry: pb.HttpAccessLogEntry, now_ms: int) -> RequestGoesOn:
+    """An entry that Envoy writes while a request is being answered."""
+    request_id = entry.common_properties.stream_id
+    return RequestGoesOn(request_id, entry.response.response_body_bytes, now_ms)
 
 
 def decode_attempt_failed(entry: pb.HttpAccessLogEntry, now_ms: int) -> AttemptFailed:

@@ -17,14 +17,14 @@ from extproc.core import settlement
 from extproc.core.attempt import AttemptMachine
 from extproc.core.commands import Command, EndCommand, Forward, Refuse, Reserve, Settle, Verdict
 from extproc.core.events import AttemptStarted, RequestBody, RequestHeaders, Reserved
-from extproc.core.gate import LEASE_MS, Gate
+from extproc.core.gate import Gate
 from extproc.core.machine import RequestMachine
 from extproc.edge import codec
 from extproc.edge.clock import Clock
 from extproc.edge.metrics import Metrics
 from extproc.edge.stream import Stream, StreamKind
 from extproc.envoy.ext_proc import ATTEMPT_HEADER, CLUSTER_ATTRIBUTE
-from extproc.ledger.port import Granted, Ledger, LedgerUnavailableError, Outcome
+from extproc.ledger.port import Denied, Granted, Ledger, LedgerUnavailableError, Outcome
 from extproc.pb import extproc_pb2 as pb
 from extproc.values.wire_names import ATTEMPT_LOG
 
@@ -134,6 +134,8 @@ class _DecidingService(_Service):
             return machine.on_ledger_failed()
         if isinstance(outcome, Granted) and outcome.would_block:
             self._sidecar.metrics.would_block.update(outcome.would_block)
+        elif isinstance(outcome, Denied):
+            self._sidecar.gate.watched.denied(outcome.standings, command.amounts)
         return machine.on_reserved(Reserved(outcome, command.now_ms))
 
     def _answer(self, stream: Stream, command: Verdict) -> None:
@@ -255,10 +257,9 @@ class AccessLogService(_Service):
             failed = codec.decode_attempt_failed(entry, now_ms)
             sidecar.end(settlement.attempt_failed(sidecar.gate, failed), now_ms)
         elif entry.common_properties.intermediate_log_entry:
-            in_flight = sidecar.gate.in_flight.get(entry.common_properties.stream_id)
-            if in_flight is not None:
-                for attempt in in_flight.attempts.values():
-                    sidecar.ledger.renew(attempt.reservation_id, now_ms + LEASE_MS)
+            goes_on = codec.decode_request_goes_on(entry, now_ms)
+            for renew in settlement.request_goes_on(sidecar.gate, goes_on):
+                sidecar.ledger.renew(renew.reservation_id, renew.lease_until_ms, renew.at_least)
         else:
             ended = codec.decode_request_ended(entry, now_ms)
             sidecar.end(settlement.request_ended(sidecar.gate, ended), now_ms)

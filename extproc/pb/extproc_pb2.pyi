@@ -212,12 +212,14 @@ class HttpRequestProperties(_message.Message):
     def __init__(self, request_headers: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class HttpResponseProperties(_message.Message):
-    __slots__ = ("response_code", "response_code_details")
+    __slots__ = ("response_code", "response_body_bytes", "response_code_details")
     RESPONSE_CODE_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_CODE_DETAILS_FIELD_NUMBER: _ClassVar[int]
     response_code: _wrappers_pb2.UInt32Value
+    response_body_bytes: int
     response_code_details: str
-    def __init__(self, response_code: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., response_code_details: _Optional[str] = ...) -> None: ...
+    def __init__(self, response_code: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., response_body_bytes: _Optional[int] = ..., response_code_details: _Optional[str] = ...) -> None: ...
 
 class HttpAccessLogEntry(_message.Message):
     __slots__ = ("common_properties", "request", "response")

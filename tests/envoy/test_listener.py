@@ -12,6 +12,9 @@ import pytest
 from certificates import Authority
 from envoy_rig import PLAIN, Rig, answer, chunked
 
+from extproc.edge.stream import MAX_MESSAGE_BYTES
+from extproc.envoy.listener import _attempt_log, _request_log
+
 CHAT = "/v1/chat/completions"
 
 
@@ -130,3 +133,10 @@ def test_the_listener_serves_tls(start_rig, tmp_path) -> None:
     old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises(httpx.ConnectError):
         httpx.post(url, content=body, verify=old)
+
+
+def test_a_burst_of_log_entries_waits_for_the_sidecar_instead_of_being_dropped() -> None:
+    for logger in (_request_log(), _attempt_log()):
+        common = logger["typed_config"]["common_config"]
+        # One entry is some 2 KB; what waits is sent as one message, which we must be able to take.
+        assert 5_000 * 2_000 <= common["buffer_size_bytes"] < MAX_MESSAGE_BYTES
