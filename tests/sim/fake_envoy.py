@@ -76,6 +76,8 @@ class Call:
     usage: dict[str, str] = field(default_factory=dict)
     log_heard_by: int = 0
     log_heard_ms: int = 0
+    held: bool = False
+    """The sidecar asked for more time than a message usually gets."""
     over: bool = False
     left: bool = False
 
@@ -169,7 +171,12 @@ class FakeEnvoy:
         assert call.timer is not None
         call.timer.cancel()
         answer = pb.ProcessingResponse.FromString(data)
-        if answer.HasField("immediate_response"):
+        hold_ms = _hold_ms(answer)
+        if hold_ms:
+            self._schedule.note("held")
+            call.held = True
+            call.timer = self._after(hold_ms, "message timeout", self._message_timeout, call)
+        elif answer.HasField("immediate_response"):
             self._refused(call, answer.immediate_response)
         elif call.stage == "headers" and answer.HasField("request_headers"):
             call.stage = "body"
@@ -477,6 +484,13 @@ class FakeEnvoy:
         for entries in self._logs.values():
             entries.clear()
         self._log_streams.clear()
+
+
+def _hold_ms(answer: Any) -> int:
+    """How much longer the sidecar asks Envoy to wait; 0 when it does not."""
+    if "override_message_timeout" not in answer.DESCRIPTOR.fields_by_name:
+        return 0
+    return int(answer.override_message_timeout.seconds * 1000)
 
 
 def new_call(draw: Random, models: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:

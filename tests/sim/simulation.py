@@ -233,7 +233,9 @@ class Simulation:
                 sidecar.generation += 1
                 sidecar.variants[sidecar.generation] = self._variant
                 policy = sim_policy.sim_policy(self._variant, sidecar.generation)
-                sidecar.process.sidecar.gate.enter(Generation(policy))
+                services = sidecar.process.sidecar
+                enter = getattr(services, "enter", services.gate.enter)
+                enter(Generation(policy))
 
     # -- the story --------------------------------------------------------------------------------
 
@@ -385,6 +387,7 @@ class Simulation:
         seen: dict[str, int] = {}
         for sidecar in self.sidecars:
             for call in sidecar.envoy.calls:
+                seen["held"] = seen.get("held", 0) + call.held
                 for what in (call.verdict, *(attempt.ending for attempt in call.attempts)):
                     seen[what] = seen.get(what, 0) + 1
         return seen
