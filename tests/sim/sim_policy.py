@@ -73,6 +73,8 @@ rules:
   - {{id: per-session, limit: {{requests: {session_requests}, window: 1m}}, scope: session}}
   - {{id: per-user, limit: {{tokens: {user_tokens}, window: 5m}}, scope: user,
      on_breach: queue_then_429, max_wait: 2s}}
+  - {{id: crowd, limit: {{requests: {crowd}, window: 10s}}, scope: user,
+     on_breach: queue_then_429, max_wait: 4s}}
   - {{id: watched, limit: {{requests: 3, window: 1m}}, scope: project, enforce: shadow}}
   - {{id: soft, when: {{metadata: {{X-TFY-Workflow-Tag: classify}}}},
      limit: {{requests: 4, window: 1h}}, on_breach: fallback_to_thrifty}}
@@ -87,13 +89,13 @@ budgets:
 """
 _SIZES = (
     {"session_requests": 6, "user_tokens": 60_000, "p2_usd": 0.05, "all_usd": 0.3,
-     "likely_usd": 0.2},
+     "likely_usd": 0.2, "crowd": 6},
     {"session_requests": 4, "user_tokens": 90_000, "p2_usd": 0.03, "all_usd": 0.4,
-     "likely_usd": 0.1},
+     "likely_usd": 0.1, "crowd": 1000},
     {"session_requests": 9, "user_tokens": 30_000, "p2_usd": 0.08, "all_usd": 0.25,
-     "likely_usd": 0.3},
+     "likely_usd": 0.3, "crowd": 3},
     {"session_requests": 1000, "user_tokens": 9_000_000, "p2_usd": 9, "all_usd": 0.06,
-     "likely_usd": 9},
+     "likely_usd": 9, "crowd": 4},
 )  # fmt: skip
 
 

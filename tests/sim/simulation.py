@@ -235,7 +235,7 @@ class Simulation:
                 policy = sim_policy.sim_policy(self._variant, sidecar.generation)
                 services = sidecar.process.sidecar
                 enter = getattr(services, "enter", services.gate.enter)
-                enter(Generation(policy))
+                sidecar.process.loop.call_soon(enter, Generation(policy))
 
     # -- the story --------------------------------------------------------------------------------
 
