@@ -12,7 +12,7 @@ SMALL_WORLDS: dict[str, dict[str, Any]] = {
     "F66-embedded": {
         "seed": 2,
         "sidecars": 1,
-        "mix": {**PEACE, "status": 1.0, "reset": 0.5, "cut": 0.5, "leaves": 0.3, "late_logs": 0.2},
+        "mix": {**PEACE, "status": 3.0, "reset": 1.0, "cut": 1.0, "leaves": 0.3, "late_logs": 0.2},
     },
     "F66-embedded-small-segments-and-reloads": {
         "seed": 5,
@@ -34,7 +34,7 @@ POINTS = {
 
 @pytest.mark.parametrize("name", SMALL_WORLDS)
 def test_F66_a_death_at_every_kill_point(name: str, sim_folder: Path) -> None:
-    story = {"calls": 6, "length_ms": 2_000, **SMALL_WORLDS[name]}
+    story = {"calls": 7, "length_ms": 2_000, **SMALL_WORLDS[name]}
     whole = Simulation(folder=sim_folder / "whole", **story)
     whole.run()
     assert whole.killed == []
