@@ -71,6 +71,7 @@ class Gate:
     """The decision state of one sidecar."""
 
     __slots__ = (
+        "_silent_since_ms",
         "breakers",
         "estimator",
         "generation",
@@ -94,6 +95,9 @@ class Gate:
         self.in_flight: dict[str, InFlight] = {}
         self.kills.set_policy(generation.policy.kills)
         self._stop_targets()
+        self._silent_since_ms: dict[str, int] = {}
+        """Requests whose attempts have all ended, by when the last one did, oldest first. Another
+        attempt may follow, or their own log entry; or Envoy died and neither ever comes."""
 
     def enter(self, generation: Generation) -> None:
         """Takes a new policy generation for requests that begin from now on."""
@@ -128,4 +132,28 @@ class Gate:
         if attempt is not None:
             attempt.ended = True
         if all(attempt.ended for attempt in entry.attempts.values()):
-            del self.in_flight[request_id]
+            self.drop(request_id)
+
+    def drop(self, request_id: str) -> None:
+        """Nothing more is awaited of the request."""
+        del self.in_flight[request_id]
+        if self._silent_since_ms:
+            self._silent_since_ms.pop(request_id, None)
+
+    def falls_silent(self, request_id: str, now_ms: int) -> None:
+        """Nothing of the request is reserved any more, and it is not known to be over."""
+        self._silent_since_ms.pop(request_id, None)
+        self._silent_since_ms[request_id] = now_ms
+
+    def forget_silent(self, now_ms: int) -> None:
+        """Lets requests go that have been silent for as long as a lease: no reservation is left
+        whose end would remove them."""
+        silent = self._silent_since_ms
+        while silent:
+            request_id, since_ms = next(iter(silent.items()))
+            if since_ms + LEASE_MS > now_ms:
+                return
+            del silent[request_id]
+            entry = self.in_flight.get(request_id)
+            if entry is not None and all(attempt.ended for attempt in entry.attempts.values()):
+                del self.in_flight[request_id]

@@ -32,7 +32,10 @@ def attempt_failed(gate: Gate, event: AttemptFailed) -> list[EndCommand]:
     if _target_failed(event.ending):
         gate.breakers.failed(attempt.target.name, entry.chain.breaker, event.now_ms)
     commands = [_end_without_usage(gate, attempt, event.ending, event.now_ms)]
-    _forget_if_done(gate, entry)
+    if entry.over:
+        _forget_if_done(gate, entry)
+    else:
+        gate.falls_silent(event.request_id, event.now_ms)
     return commands
 
 
@@ -179,4 +182,4 @@ def _at_least(charged: Amounts, reserved: Amounts) -> Amounts:
 
 def _forget_if_done(gate: Gate, entry: InFlight) -> None:
     if entry.over and all(attempt.ended for attempt in entry.attempts.values()):
-        del gate.in_flight[entry.request_id]
+        gate.drop(entry.request_id)

@@ -146,6 +146,7 @@ async def _tend(sidecar: Sidecar) -> None:
             for settlement in sidecar.ledger.expire(now_ms):
                 sidecar.gate.forget(settlement.reservation_id)
                 sidecar.metrics.expired += 1
+            sidecar.gate.forget_silent(now_ms)
             sidecar.ledger.tend(now_ms)
             sidecar.ledger.flush()
             report_velocity(sidecar.gate.velocity, sidecar.metrics, sidecar.notify)

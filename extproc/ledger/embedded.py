@@ -399,7 +399,8 @@ class EmbeddedLedger(RecoveredBooks):
         return counter
 
     def _begin_segment(self) -> None:
-        self._journal.start_segment()
+        if not self._journal.start_segment():
+            return
         self._undeclared = [*self._counters.values(), *self._open.values()]
         if not self._undeclared:
             self._journal.complete(self._now_ms)

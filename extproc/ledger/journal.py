@@ -13,6 +13,7 @@ written: recovery starts at the newest complete segment.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from typing import Any
 import orjson
 
 from extproc.ledger.port import LedgerUnavailableError
+
+_log = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 """About a quarter of a million requests; replayed in a second or two."""
@@ -75,18 +78,30 @@ class Journal:
             yield from self._records(path, last=place == len(segments) - 1)
         self.segment = int(segments[-1].stem.rpartition("-")[2]) if segments else 0
 
-    def start_segment(self) -> None:
-        """Opens the next segment. The caller then declares everything afresh."""
+    def start_segment(self) -> bool:
+        """Opens the next segment. The caller then declares everything afresh.
+
+        False when there is no file to be had (too many open ones, no room): the old segment goes
+        on, and the caller asks again later. Raises ``OSError`` when there is no old one.
+        """
         self.flush()
+        path = self._folder / f"usage-{self.segment + 1:06d}.log"
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if self._file < 0:
+                raise
+            _log.error("the usage log goes on in its old segment: %s", error)
+            return False
         if self._file >= 0:
             os.fsync(self._file)
             os.close(self._file)
+        self._file = file
         self.segment += 1
-        path = self._folder / f"usage-{self.segment:06d}.log"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = 0
         before, self._checksum = self._checksum, 0
         self.append(["h", FORMAT_VERSION, self.arbiter, before])
+        return True
 
     @property
     def full(self) -> bool:
@@ -132,8 +147,15 @@ class Journal:
             os.fsync(self._file)
 
     def complete(self, now_ms: int) -> None:
-        """Everything is declared in this segment: older ones are history only."""
+        """Everything is declared in this segment: older ones are history only.
+
+        Raises ``LedgerUnavailableError`` when that cannot be written.
+        """
         self.append(["complete", now_ms])
+        # The marker tells the next start to read no further back. It must not be on disk before
+        # what it speaks of: all that was ever counted would be forgotten.
+        self.flush()
+        self.sync()
         (self._folder / f"usage-{self.segment:06d}.complete").touch()
         for path in self._segments()[:-KEPT_SEGMENTS]:
             path.with_suffix(".complete").unlink(missing_ok=True)

@@ -90,12 +90,14 @@ class Gateway:
             (self.policy / name).write_text(text)
         self._arguments = arguments
         self.url = self.console = self.demo = ""
+        self.wrapper: list[str] = []
+        """A command that runs ours, such as ``prlimit``."""
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> Gateway:
         """Starts it and waits until it serves."""
         command = [
-            sys.executable, "-m", "extproc", "up", "--policy", str(self.policy),
+            *self.wrapper, sys.executable, "-m", "extproc", "up", "--policy", str(self.policy),
             "--state", str(self.state), "--listen", "127.0.0.1:0", "--console", "127.0.0.1:0",
             "--concurrency", "1", *self._arguments,
         ]  # fmt: skip
