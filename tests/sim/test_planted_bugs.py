@@ -161,8 +161,8 @@ def forgets_in_a_crash(patch: pytest.MonkeyPatch) -> None:
 def marks_before_writing(patch: pytest.MonkeyPatch) -> None:
     """A segment counts as complete while its records are in the buffer (a bug that was there)."""
 
-    def complete(self: Any) -> None:
-        self.append(["complete"])
+    def complete(self: Any, now_ms: int) -> None:
+        self.append(["complete", now_ms])
         (self._folder / f"usage-{self.segment:06d}.complete").touch()
 
     patch.setattr(Journal, "complete", complete)
