@@ -28,6 +28,7 @@ HOT_MODULES = (
     "core/generation",
     "core/holds",
     "core/machine",
+    "core/queueing",
     "core/routing",
     "core/sessions",
     "core/settlement",

@@ -14,6 +14,7 @@ from extproc.core.estimate import Estimator
 from extproc.core.generation import Generation
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
+from extproc.core.waiting import WaitingRoom
 from extproc.core.watched import Watched
 from extproc.core.workflows import Workflows
 from extproc.ledger.port import Hold
@@ -71,6 +72,7 @@ class Gate:
         "generation",
         "in_flight",
         "sessions",
+        "waiting",
         "watched",
         "workflows",
     )
@@ -80,6 +82,7 @@ class Gate:
         self.breakers = Breakers()
         self.estimator = Estimator()
         self.sessions = Sessions()
+        self.waiting = WaitingRoom()
         self.watched = Watched()
         self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}

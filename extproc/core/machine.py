@@ -4,6 +4,8 @@
     body     -> Reserve | Forward (operations that are free) | Refuse
     reserved -> Forward | Reserve (clamped, degraded or elsewhere) | Refuse
 
+Where a rule lets requests wait, ``core/queueing.py`` adds to this.
+
 The machine reads one policy generation from its first event to its last, so a reload in between
 changes nothing for it. An event in the wrong state is a bug of ours and raises ``AssertionError``;
 the edge then answers 503, and nothing passes.
@@ -19,7 +21,7 @@ from extproc.core import refusals
 from extproc.core.breach import Asked, Way, notes_of, ways_on
 from extproc.core.callers import Caller, Plan, kind_of
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
-from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, Reserve
+from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, Reserve, Wait
 from extproc.core.context import without_narrow
 from extproc.core.estimate import estimate_amounts, output_bound_tokens
 from extproc.core.events import RequestBody, RequestHeaders, Reserved
@@ -58,6 +60,7 @@ class State(Enum):
     HEADERS = "headers"
     BODY = "body"
     RESERVATION = "reservation"
+    TURN = "turn"
     DONE = "done"
 
 
@@ -67,12 +70,14 @@ class RequestMachine:
     __slots__ = (
         "_amounts",
         "_asked",
+        "_body",
         "_caller",
         "_chain",
         "_clamps",
         "_first_refusal",
         "_gate",
         "_generation",
+        "_headers",
         "_now_ms",
         "_overrides",
         "_plan",
@@ -88,6 +93,8 @@ class RequestMachine:
     )
 
     operation: Operation
+    _headers: RequestHeaders
+    _body: RequestBody
     _caller: Caller
     _remove: Sequence[str]
     _asked: InferenceRequest
@@ -113,6 +120,7 @@ class RequestMachine:
     def on_headers(self, event: RequestHeaders) -> AwaitBody | Answer | Refuse:
         """Who asks, and may they ask at all."""
         assert self.state is State.HEADERS
+        self._headers = event
         generation = self._generation
         try:
             headers = generation.names.parse(event.headers)
@@ -139,9 +147,10 @@ class RequestMachine:
         self.state = State.BODY
         return AWAIT_BODY
 
-    def on_body(self, event: RequestBody) -> Reserve | Forward | Refuse:
+    def on_body(self, event: RequestBody) -> Reserve | Forward | Wait | Refuse:
         """What is asked for, where it would go, and what it may cost."""
         assert self.state is State.BODY
+        self._body = event
         self._now_ms = event.now_ms
         gate, generation = self._gate, self._generation
         try:
@@ -170,7 +179,7 @@ class RequestMachine:
                 return self._refuse(self._too_long())
         return self._reserve_first()
 
-    def on_reserved(self, event: Reserved) -> Forward | Reserve | Refuse:
+    def on_reserved(self, event: Reserved) -> Forward | Reserve | Wait | Refuse:
         """The ledger's answer: go, go elsewhere, or not at all."""
         assert self.state is State.RESERVATION
         outcome = event.outcome
@@ -211,7 +220,7 @@ class RequestMachine:
         envelope = resolve_envelope(credential, claims, policy.envelope)
         return envelope if isinstance(envelope, Refusal) else Caller(credential, envelope)
 
-    def _reserve_first(self) -> Reserve | Refuse:
+    def _reserve_first(self) -> Reserve | Wait | Refuse:
         caller, request, target = self._caller, self._request, self._chain.targets[0]
         plan = caller.plans.get((self.operation, request.model, target.name))
         if plan is None:
@@ -254,7 +263,7 @@ class RequestMachine:
             self._gate.watched.add(holds)
         return Account(holds, about)
 
-    def _reserve(self, chain: Chain) -> Reserve:
+    def _reserve(self, chain: Chain) -> Reserve | Wait | Refuse:
         self._chain = chain
         self._amounts = self._estimate(chain.targets[0])
         self.state = State.RESERVATION
@@ -266,14 +275,14 @@ class RequestMachine:
             self._now_ms,
         )
 
-    def _breached(self, denied: Denied) -> Reserve | Refuse:
+    def _breached(self, denied: Denied) -> Reserve | Wait | Refuse:
         shorter = self._clamped(denied)
         if shorter is not None:
             self._request = shorter
             return self._reserve(self._chain)
         return self._act_on(denied)
 
-    def _act_on(self, denied: Denied) -> Reserve | Refuse:
+    def _act_on(self, denied: Denied) -> Reserve | Wait | Refuse:
         """The breach action of limits that no shorter answer fits."""
         standing = denied.standings[0]
         estimated = self._amounts[standing.hold.limit.unit]
@@ -319,7 +328,7 @@ class RequestMachine:
         self._request = self._asked if self._way is None else self._way.request
         self._clamps = 0
 
-    def _take(self, way: Way) -> Reserve | Refuse:
+    def _take(self, way: Way) -> Reserve | Wait | Refuse:
         """Reserves for another way, on the counters of its own provider."""
         self._way = way
         self._as_asked()

@@ -48,7 +48,7 @@ class Admin:
         return {"healthy": True, "generation": self._sidecar.gate.generation.number}
 
     def _metrics(self) -> bytes:
-        return self._sidecar.metrics.render(len(self._sidecar.gate.in_flight))
+        return self._sidecar.metrics.render(self._sidecar.gate)
 
     def _policy(self) -> dict[str, object]:
         policy = self._sidecar.gate.generation.policy

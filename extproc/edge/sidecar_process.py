@@ -119,6 +119,8 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     print("ready", flush=True)  # noqa: T201  the supervisor waits for this line
     await stop.wait()
 
+    # Who waits is told at once: the next sidecar, or another one, can serve it.
+    sidecar.queue.stop()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -139,6 +141,8 @@ async def _tend(sidecar: Sidecar) -> None:
             for settlement in sidecar.ledger.expire(now_ms):
                 sidecar.gate.forget(settlement.reservation_id)
                 sidecar.metrics.expired += 1
+            # Also for whatever freed capacity without a word: a lease, a clock that was set.
+            sidecar.queue.anything_may_have_changed()
             sidecar.ledger.tend(now_ms)
             sidecar.ledger.flush()
             await asyncio.to_thread(sidecar.ledger.sync)

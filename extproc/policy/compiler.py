@@ -39,8 +39,6 @@ from extproc.values.limit import UNIT_BY_NAME, Breach, BreachKind, Limit, Scope,
 MAX_FILES = 1_000
 MAX_RULES = 50_000
 
-_PENDING_ACTIONS = (BreachKind.QUEUE_THEN_429,)
-
 _MODEL_PLACE = MATCH_FIELDS.index("model")
 
 _COMPARED_TOKENS = (3_000, 1_000)
@@ -140,6 +138,7 @@ class _Compiler:
             default_max_output_tokens=drafts.default_max_output_tokens,
             min_output_tokens=drafts.min_output_tokens,
             channels=drafts.channels,
+            max_waiting=drafts.max_waiting,
             warnings=tuple(self._findings.warnings),
         )
 
@@ -294,12 +293,6 @@ class _Compiler:
                 where = f"{first.section.file}:{first.section.line_of('id')}"
                 draft.section.error("id", "duplicate_id", f"{draft.id!r} is also at {where}")
                 continue
-            if draft.breach.kind in _PENDING_ACTIONS:
-                draft.section.warning(
-                    draft.breach_key,
-                    "pending_action",
-                    f"{draft.breach.kind} is not built yet: {draft.id} acts as hard_block",
-                )
             if Scope.SESSION in draft.scope and not self._has_companion(draft):
                 draft.section.warning(
                     "scope",
