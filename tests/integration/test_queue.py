@@ -61,7 +61,8 @@ type: gateway-load-balancing-config
 rules:
   - {id: slow, weight: 1, target: {provider: anthropic, model: claude-haiku-4-5}, timeout_ms: 30000}
 """
-QUEUE = "\nqueue: {max_requests: 40}\n"
+QUEUE = "\nqueue: {max_requests: 40}\ndefaults: {min_output_tokens: 900}\n"
+"""Nothing is served with a shorter answer instead."""
 
 
 def policy(queue: str = QUEUE) -> dict[str, str]:
