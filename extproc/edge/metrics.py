@@ -6,8 +6,11 @@ from collections import Counter
 
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from extproc.core.gate import Gate
+from extproc.core.waiting import WaitingRoom
 from extproc.values.refusal import RefusalCode
 
 
@@ -69,10 +72,10 @@ class Metrics:
         self.velocity_open: Counter[str] = Counter()
         self.killed = 0
 
-    def render(self, in_flight: int) -> bytes:
+    def render(self, gate: Gate) -> bytes:
         """Prometheus text."""
         registry = CollectorRegistry()
-        registry.register(_Snapshot(self, in_flight))
+        registry.register(_Snapshot(self, gate))
         return generate_latest(registry)
 
 
@@ -99,9 +102,9 @@ _COUNTERS = (
 
 
 class _Snapshot(Collector):
-    def __init__(self, metrics: Metrics, in_flight: int) -> None:
+    def __init__(self, metrics: Metrics, gate: Gate) -> None:
         self._metrics = metrics
-        self._in_flight = in_flight
+        self._gate = gate
 
     def collect(self):  # type: ignore[no-untyped-def]
         """Every metric family."""
@@ -141,4 +144,17 @@ class _Snapshot(Collector):
         yield GaugeMetricFamily(
             "tokenweir_policy_generation", "Active policy generation", self._metrics.generation
         )
-        yield GaugeMetricFamily("tokenweir_in_flight", "Unsettled requests", self._in_flight)
+        in_flight = len(self._gate.in_flight)
+        yield GaugeMetricFamily("tokenweir_in_flight", "Unsettled requests", in_flight)
+        yield from _queue(self._gate.waiting)
+
+
+def _queue(room: WaitingRoom) -> list[Metric]:
+    left = CounterMetricFamily("tokenweir_queue_left", "How waits ended", labels=["how"])
+    for how, count in room.left.items():
+        left.add_metric([how.value], count)
+    return [
+        GaugeMetricFamily("tokenweir_waiting", "Requests that wait in a queue", room.count),
+        CounterMetricFamily("tokenweir_queued", "Requests that had to wait", room.entered),
+        left,
+    ]

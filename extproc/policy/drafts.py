@@ -128,4 +128,5 @@ class Drafts:
     envelope: EnvelopeRules | None = None
     default_max_output_tokens: int = 4096
     min_output_tokens: int = 256
+    max_waiting: int = 1_000
     prefix: str = "x-tfy-"
