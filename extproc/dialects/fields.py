@@ -1,6 +1,6 @@
 """Reading a request's JSON so that nothing is lost in silence.
 
-Each object of a request is read field by field; ``done`` refuses what nobody asked for, by its path.
+Each object of a request is read field by field; ``done`` refuses by path what nobody asked for.
 A field that is null counts as absent, which SDKs mean to be the same.
 """
 
