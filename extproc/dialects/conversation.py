@@ -71,6 +71,8 @@ class Media:
     """E.g. ``image/png``; empty when only a URL is known."""
     data: str = ""
     """Base64, as it came; empty when by reference."""
+    text: str = ""
+    """A plain text document's words, instead of ``data``."""
     url: str = ""
     file_id: str = ""
     """An id in the caller's provider account: translatable to the same vendor only."""

@@ -177,6 +177,8 @@ def _content(part: Part, where: str) -> Json:
 
 
 def _document(part: Media, where: str) -> Json:
+    if part.text:
+        return {"type": "text", "text": f"{part.name}\n\n{part.text}" if part.name else part.text}
     if part.url or part.file_id or not part.data:
         raise UntranslatableError(where, "a document must be inline for OpenAI's chat API")
     name = part.name or "document.pdf"
