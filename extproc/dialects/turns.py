@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Iterable, Sequence
 
 from extproc.dialects.conversation import Part, Role, ToolCall, ToolResult, Turn
+
+_MARK = "__sig__"
+"""Between a call's id and its signature. Ids of all vendors are letters, digits, _ and -."""
 
 
 def add_parts(turns: list[Turn], role: Role, parts: Iterable[Part]) -> None:
@@ -15,12 +20,37 @@ def add_parts(turns: list[Turn], role: Role, parts: Iterable[Part]) -> None:
         turns.append(Turn(role, list(parts)))
 
 
-def name_tool_results(turns: Sequence[Turn]) -> None:
-    """Tells each tool result the name of the tool that it answers, where the call is there."""
+def signed_call_id(call_id: str, signature: str) -> str:
+    """A call's id with its signature in it. Google wants the signature back with the call, and no
+    other dialect has a field for it; every client gives ids back as they are."""
+    if not signature:
+        return call_id
+    try:
+        raw = base64.b64decode(signature, validate=True)
+    except (binascii.Error, ValueError):
+        return call_id
+    return f"{call_id}{_MARK}{base64.urlsafe_b64encode(raw).decode().rstrip('=')}"
+
+
+def link_tool_results(turns: Sequence[Turn]) -> None:
+    """Takes signatures out of call ids again, and tells each result the name of its tool."""
     names: dict[str, str] = {}
     for turn in turns:
         for part in turn.parts:
             if isinstance(part, ToolCall):
+                part.call_id, part.signature = _split(part.call_id)
                 names[part.call_id] = part.name
-            elif isinstance(part, ToolResult) and not part.name:
-                part.name = names.get(part.call_id, "")
+            elif isinstance(part, ToolResult):
+                part.call_id, _ = _split(part.call_id)
+                part.name = part.name or names.get(part.call_id, "")
+
+
+def _split(call_id: str) -> tuple[str, str]:
+    name, mark, coded = call_id.partition(_MARK)
+    if not mark:
+        return call_id, ""
+    try:
+        raw = base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4))
+    except (binascii.Error, ValueError):
+        return call_id, ""
+    return name, base64.b64encode(raw).decode()

@@ -21,7 +21,7 @@ from extproc.dialects.conversation import (
     Vendor,
 )
 from extproc.dialects.fields import Fields, read_object
-from extproc.dialects.turns import add_parts, name_tool_results
+from extproc.dialects.turns import add_parts, link_tool_results
 from extproc.wire.errors import WireError
 
 _PLAIN_VALUES = {
@@ -48,7 +48,7 @@ def read_request(body: bytes) -> Conversation:
             raise message.untranslatable("role", "only user and assistant speak here")
         add_parts(conversation.turns, Role(role), _parts(message, conversation))
         message.done()
-    name_tool_results(conversation.turns)
+    link_tool_results(conversation.turns)
     conversation.tools = [_tool(tool, conversation) for tool in fields.objects("tools")]
     _tool_choice(fields.object("tool_choice"), conversation)
     conversation.max_output_tokens = fields.integer("max_tokens")

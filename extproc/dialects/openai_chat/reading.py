@@ -20,7 +20,7 @@ from extproc.dialects.conversation import (
     ToolResult,
 )
 from extproc.dialects.fields import Fields, read_object
-from extproc.dialects.turns import add_parts, name_tool_results
+from extproc.dialects.turns import add_parts, link_tool_results
 
 _CHANGES_NOTHING = (
     "metadata",
@@ -41,7 +41,7 @@ def read_request(body: bytes) -> Conversation:
     conversation = Conversation(fields.needed_text("model"), [])
     for message in fields.objects("messages"):
         _message(message, conversation)
-    name_tool_results(conversation.turns)
+    link_tool_results(conversation.turns)
     conversation.tools = [_tool(tool) for tool in fields.objects("tools")]
     conversation.tool_choice = _tool_choice(fields)
     conversation.parallel_tools = fields.boolean("parallel_tool_calls")
