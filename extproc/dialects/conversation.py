@@ -163,6 +163,10 @@ class ToolChoice:
     name: str = ""
 
 
+JSON_ONLY = "Answer with one valid JSON object and nothing else."
+"""JSON mode for models whose API has no switch for it: an instruction, and it is told."""
+
+
 @dataclass(slots=True, frozen=True)
 class AnswerFormat:
     """JSON mode (no schema) or a schema that the answer must follow."""

@@ -6,7 +6,17 @@ import base64
 import binascii
 from collections.abc import Iterable, Sequence
 
-from extproc.dialects.conversation import Part, Role, ToolCall, ToolResult, Turn
+import orjson
+
+from extproc.dialects.conversation import (
+    Json,
+    Part,
+    Role,
+    ToolCall,
+    ToolResult,
+    Turn,
+    UntranslatableError,
+)
 
 _MARK = "__sig__"
 """Between a call's id and its signature. Ids of all vendors are letters, digits, _ and -."""
@@ -43,6 +53,18 @@ def link_tool_results(turns: Sequence[Turn]) -> None:
             elif isinstance(part, ToolResult):
                 part.call_id, _ = _split(part.call_id)
                 part.name = part.name or names.get(part.call_id, "")
+
+
+def arguments_object(call: ToolCall, where: str) -> Json:
+    """A call's arguments as an object. Raises ``UntranslatableError``: what a model wrote may be no
+    JSON."""
+    try:
+        arguments = orjson.loads(call.arguments or "{}")
+    except orjson.JSONDecodeError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise UntranslatableError(where, "the arguments of a tool call are no JSON object")
+    return arguments
 
 
 def _split(call_id: str) -> tuple[str, str]:

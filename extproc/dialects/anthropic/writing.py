@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 
 from extproc.dialects.codec import TargetFacts, WrittenRequest
 from extproc.dialects.conversation import (
+    JSON_ONLY,
     CacheMark,
     Conversation,
     Json,
@@ -16,25 +15,18 @@ from extproc.dialects.conversation import (
     Refused,
     Role,
     Text,
-    Thinking,
-    ThinkingWish,
     Tool,
     ToolCall,
     ToolResult,
-    Turn,
     UntranslatableError,
     Vendor,
 )
+from extproc.dialects.thinking import MIN_BUDGET_TOKENS, budget_of, in_unsigned_tool_use
+from extproc.dialects.turns import arguments_object
 
 DEFAULT_MAX_TOKENS = 4_096
 """Anthropic must be told a maximum. The gateway injects one wherever money is counted."""
-MIN_BUDGET_TOKENS = 1_024
-"""Anthropic refuses a smaller thinking budget."""
-_BUDGET_BY_EFFORT = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 24_576}
-_MOST_BUDGET = 32_000
 _MODES = {"auto": "auto", "required": "any", "none": "none", "named": "tool"}
-_JSON_ONLY = "Answer with one valid JSON object and nothing else."
-"""JSON mode without a schema: Anthropic has no switch for it."""
 _UNKNOWN_FIELDS = (
     ("presence_penalty", 0),
     ("frequency_penalty", 0),
@@ -51,11 +43,11 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
     system = [_text(text) for text in conversation.system]
     wanted = conversation.answer_format
     if wanted is not None and wanted.schema is None:
-        system.append({"type": "text", "text": _JSON_ONLY})
+        system.append({"type": "text", "text": JSON_ONLY})
         dropped.append("response_format")
     if system:
         document["system"] = system
-    document["messages"] = messages_of(conversation)
+    document["messages"] = _messages(conversation)
     _tools(document, conversation)
     dropped += _thinking(document, conversation, maximum)
     if wanted is not None and wanted.schema is not None:
@@ -67,27 +59,7 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
     return WrittenRequest(path, orjson.dumps(document), headers, tuple(dropped))
 
 
-def budget_of(wish: ThinkingWish) -> int:
-    """A thinking budget for a wish in any dialect's words."""
-    if wish.mode == "budget":
-        return wish.budget_tokens
-    return _BUDGET_BY_EFFORT.get(wish.effort, _MOST_BUDGET)
-
-
-def in_unfinished_tool_use(turns: list[Turn]) -> bool:
-    """The last assistant's turn calls tools and has no thinking of Anthropic's: Anthropic then
-    refuses to think (its own would have to come before the calls)."""
-    for turn in reversed(turns):
-        if turn.role is Role.ASSISTANT:
-            calls = any(isinstance(part, ToolCall) for part in turn.parts)
-            return calls and not any(
-                isinstance(part, Thinking) and part.vendor is Vendor.ANTHROPIC
-                for part in turn.parts
-            )
-    return False
-
-
-def messages_of(conversation: Conversation) -> list[Json]:
+def _messages(conversation: Conversation) -> list[Json]:
     """The turns, each with its blocks in the order that Anthropic demands."""
     messages = []
     for place, turn in enumerate(conversation.turns):
@@ -138,7 +110,7 @@ def _block(part: Part, where: str) -> Json | None:
         return {"type": "text", "text": part.text}
     if isinstance(part, ToolCall):
         block = {"type": "tool_use", "id": part.call_id, "name": part.name}
-        return _marked({**block, "input": arguments_of(part, where)}, part.cache)
+        return _marked({**block, "input": arguments_object(part, where)}, part.cache)
     if isinstance(part, ToolResult):
         return _tool_result(part, where)
     if isinstance(part, Media):
@@ -148,17 +120,6 @@ def _block(part: Part, where: str) -> Json | None:
     if part.redacted:
         return {"type": "redacted_thinking", "data": part.signature}
     return {"type": "thinking", "thinking": part.text, "signature": part.signature}
-
-
-def arguments_of(call: ToolCall, where: str) -> Any:
-    """A call's arguments as an object. What a model wrote may be no JSON."""
-    try:
-        arguments = orjson.loads(call.arguments or "{}")
-    except orjson.JSONDecodeError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise UntranslatableError(where, "the arguments of a tool call are no JSON object")
-    return arguments
 
 
 def _tool_result(result: ToolResult, where: str) -> Json:
@@ -222,7 +183,7 @@ def _thinking(document: Json, conversation: Conversation, maximum: int) -> list[
     budget = budget_of(wish)
     choice = conversation.tool_choice
     forced = choice is not None and choice.mode in ("required", "named")
-    if forced or in_unfinished_tool_use(conversation.turns):
+    if forced or in_unsigned_tool_use(conversation.turns):
         return ["thinking"]
     if wish.mode == "adaptive":
         document["thinking"] = {"type": "adaptive"}

@@ -27,6 +27,7 @@ from extproc.dialects.conversation import (
     UntranslatableError,
     Vendor,
 )
+from extproc.dialects.turns import arguments_object
 
 MAX_STOPS = 5
 """Google's own bound on stop sequences."""
@@ -128,12 +129,7 @@ def _media(media: Media, where: str) -> Json:
 
 
 def _tool_call(call: ToolCall, where: str) -> Json:
-    try:
-        arguments = orjson.loads(call.arguments or "{}")
-    except orjson.JSONDecodeError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise UntranslatableError(where, "the arguments of a tool call are no JSON object")
+    arguments = arguments_object(call, where)
     return {"functionCall": {"id": call.call_id, "name": call.name, "args": arguments}}
 
 

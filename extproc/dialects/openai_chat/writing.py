@@ -26,15 +26,12 @@ from extproc.dialects.conversation import (
     Turn,
     UntranslatableError,
 )
+from extproc.dialects.thinking import effort_of
 
 MAX_STOPS = 4
 """OpenAI's own bound on stop sequences."""
 REASONING_MODEL = re.compile(r"(?:.*[/.])?(?:o[1-9]|gpt-[5-9])", re.IGNORECASE)
 """OpenAI models that think, take ``reasoning_effort``, and refuse ``max_tokens``."""
-_EFFORT_UP_TO_TOKENS = ((4_096, "low"), (16_384, "medium"))
-"""Thinking budgets by effort; above the last it is ``high``."""
-_ADAPTIVE_EFFORT = "medium"
-"""What a model that decides by itself how much to think is nearest to."""
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
 
 
@@ -59,20 +56,6 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
         document["stream_options"] = {"include_usage": True}
     path = f"{facts.base_path}/chat/completions"
     return WrittenRequest(path, orjson.dumps(document), dropped=tuple(dropped))
-
-
-def effort_of(wish: ThinkingWish) -> str:
-    """How hard OpenAI's models shall think for a wish in any dialect's words."""
-    if wish.mode == "off":
-        return "none"
-    if wish.mode == "effort":
-        return wish.effort
-    if wish.mode == "adaptive":
-        return wish.effort or _ADAPTIVE_EFFORT
-    for tokens, effort in _EFFORT_UP_TO_TOKENS:
-        if wish.budget_tokens <= tokens:
-            return effort
-    return "high"
 
 
 def data_url(media: Media) -> str:
