@@ -24,6 +24,8 @@ class Context(NamedTuple):
     """The name the caller asked for."""
     include_usage: bool = True
     """The caller wants the usage chunk of an OpenAI stream."""
+    vendor: Vendor = Vendor.OTHER
+    """Who answers: whose signatures a stream's thoughts carry."""
 
 
 class TargetFacts(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -32,7 +33,7 @@ from extproc.dialects.anthropic.answers import (
     written_usage,
 )
 from extproc.dialects.codec import Context, StreamError
-from extproc.dialects.conversation import Json
+from extproc.dialects.conversation import Json, Vendor
 from extproc.dialects.sse import ServerSentEvent, SseReader, sse_event
 from extproc.values.usage import TokenUsage
 
@@ -66,7 +67,9 @@ class MessageStreamReader:
 
     def end(self) -> Sequence[Event]:
         """See ``StreamReader``."""
-        events = self._read(self._sse.end())
+        events: list[Event] = []
+        with suppress(StreamError):  # half an event: the stream was cut inside it
+            events = self._read(self._sse.end())
         if not self._over:
             if self._stopped:
                 events.append(Ended(usage_of(self._usage)))
@@ -182,6 +185,8 @@ class MessageStreamWriter:
         if isinstance(event, PartEnded):
             return _written("content_block_stop", {"index": event.part})
         if isinstance(event, Signature):
+            if self._context.vendor is not Vendor.ANTHROPIC:
+                return b""  # worth nothing to Anthropic: shown unsigned, it is not given back
             delta = {"type": "signature_delta", "signature": event.signature}
             return _written("content_block_delta", {"index": event.part, "delta": delta})
         if isinstance(event, Started):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import orjson
 
@@ -50,7 +51,9 @@ class GeminiStreamReader:
 
     def end(self) -> Sequence[Event]:
         """See ``StreamReader``."""
-        events = self._read(self._sse.end())
+        events: list[Event] = []
+        with suppress(StreamError):  # half an event: the stream was cut inside it
+            events = self._read(self._sse.end())
         if self._over:
             return events
         self._over = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -70,7 +71,9 @@ class ChatStreamReader:
 
     def end(self) -> Sequence[Event]:
         """See ``StreamReader``."""
-        events = self._read(self._sse.end())
+        events: list[Event] = []
+        with suppress(StreamError):  # half an event: the stream was cut inside it
+            events = self._read(self._sse.end())
         if not self._over:
             self._finish(events)
         return events

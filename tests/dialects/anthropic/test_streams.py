@@ -28,9 +28,10 @@ from extproc.dialects.answer import (
 )
 from extproc.dialects.anthropic.streams import MessageStreamReader, MessageStreamWriter
 from extproc.dialects.codec import Context, StreamError
+from extproc.dialects.conversation import Vendor
 from extproc.values.usage import TokenUsage
 
-CONTEXT = Context("r1", 1_700_000_000, "asked")
+CONTEXT = Context("r1", 1_700_000_000, "asked", vendor=Vendor.ANTHROPIC)
 CHECK: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
 
@@ -186,3 +187,8 @@ def test_usage_that_comes_after_the_reason_to_stop_is_told_with_it() -> None:
 def test_a_broken_stream_is_told_as_an_error_and_never_as_stopped() -> None:
     documents = written([EVENTS[0], Failed(ProviderError(502, "overloaded", "broken"))])
     assert documents[-1]["error"] == {"type": "overloaded_error", "message": "broken"}
+
+
+def test_a_foreign_signature_is_not_shown_as_anthropics() -> None:
+    writer = MessageStreamWriter(CONTEXT._replace(vendor=Vendor.GOOGLE))
+    assert writer.write([Signature(0, "s")]) == b""
