@@ -1,6 +1,6 @@
 """A later attempt of a request: priced, reserved and rewritten for its own target first.
 
-    body     -> Reserve | Refuse
+    body     -> Reserve | SendAttempt (the first, where it is translated) | Refuse
     reserved -> SendAttempt | Reserve (clamped) | Refuse
 
 A refusal here is terminal: Envoy does not retry it, and no provider sees the attempt.
@@ -16,7 +16,10 @@ from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bou
 from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
 from extproc.core.holds import ScopeValues, scope_key
+from extproc.core.translated import Translation, refusal_of
 from extproc.core.velocity import Counted, TooFast
+from extproc.dialects.codec import Context
+from extproc.dialects.conversation import UntranslatableError
 from extproc.ledger.port import Account, Denied, Granted
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect
@@ -32,7 +35,7 @@ from extproc.wire.inference_request import (
 
 
 class AttemptMachine:
-    """Decides one attempt after the first."""
+    """Decides one attempt after the first, and translates any that needs it."""
 
     __slots__ = (
         "_account",
@@ -48,8 +51,11 @@ class AttemptMachine:
         "_request",
         "_target",
         "_whole",
+        "translation",
     )
 
+    translation: Translation | None
+    """Set with ``SendAttempt`` where the answer is to be translated too."""
     _entry: InFlight
     _target: Target
     _account: Account
@@ -64,10 +70,11 @@ class AttemptMachine:
         self._event = event
         self._now_ms = 0
         self._clamps = 0
+        self.translation = None
         self._counts_likely = False
         self._counted: list[Counted] = []
 
-    def on_body(self, body: bytes, now_ms: int) -> Reserve | Refuse:
+    def on_body(self, body: bytes, now_ms: int) -> Reserve | SendAttempt | Refuse:
         """The body as it left the gateway for the first attempt: with that one's maximum."""
         event = self._event
         entry = self._gate.in_flight.get(event.request_id)
@@ -75,11 +82,17 @@ class AttemptMachine:
             return self._refuse(refusals.INTERNAL_ERROR)
         self._entry = entry
         self._now_ms = now_ms
-        dialect = entry.operation.dialect
-        found = [t for t in entry.chain.targets if t.clusters.get(dialect) == event.cluster]
-        if not found or event.attempt in entry.attempts:
+        operation = entry.operation
+        found = [t for t in entry.chain.targets if t.clusters.get(operation) == event.cluster]
+        if not found:
             return self._refuse(refusals.INTERNAL_ERROR)
         self._target = target = found[0]
+        first = entry.attempts.get(event.attempt)
+        if first is not None:
+            if event.attempt != 1 or first.target is not target or first.translated:
+                return self._refuse(refusals.INTERNAL_ERROR)
+            # Reserved and rewritten when the request was admitted.
+            return self._sent(first, body, ())
         try:
             request = self._parsed(body)
         except WireError as error:
@@ -177,21 +190,40 @@ class AttemptMachine:
         bound, floor = self._bound_tokens(request), self._floor(request)
         return clamped(request, bound, floor, denied.standings, self._estimate)
 
-    def _send(self) -> SendAttempt:
+    def _send(self) -> SendAttempt | Refuse:
         entry, target, request = self._entry, self._target, self._request
         number = self._event.attempt
-        entry.attempts[number] = Attempt(
+        attempt = entry.attempts[number] = Attempt(
             f"{self._event.request_id}/{number}", target, self._amounts, counted=self._counted
         )
         self._counted = []  # the attempt's own from here on
         self._gate.breakers.sent(target.name, entry.chain.breaker, self._now_ms)
         maximum = None if request is self._arrived else request.max_output_tokens
-        return SendAttempt(
-            target,
-            entry.operation,
+        return self._sent(
+            attempt,
             rewrite(request, target.model, maximum, False),
             () if request is self._whole else (("clamped", f"max_tokens={maximum}"),),
         )
+
+    def _sent(
+        self, attempt: Attempt, body: bytes, notes: tuple[tuple[str, str], ...]
+    ) -> SendAttempt | Refuse:
+        """The attempt as its target takes it."""
+        operation, target = self._entry.operation, attempt.target
+        event = self._event
+        if operation not in target.translated:
+            return SendAttempt(target, operation, body, notes)
+        asked_model = str(self._entry.plan.account.about["model"])
+        context = Context(event.request_id, self._now_ms // 1000, asked_model)
+        try:
+            made = Translation(attempt, operation, body, context, event.headers)
+        except (UntranslatableError, WireError) as error:
+            # Not reached by what admission let through, as it asks the same of the same code.
+            return self._refuse(refusal_of(error))
+        self.translation = made
+        if made.dropped:
+            notes = (*notes, ("dropped", made.dropped))
+        return SendAttempt(target, operation, made.request.body, notes, made.path, made.headers)
 
     def on_ledger_failed(self) -> Refuse:
         """The ledger is not there: the attempt is not sent."""

@@ -11,6 +11,7 @@ from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.core.holds import moved_to_fallback
 from extproc.core.routing import Chain, Route
+from extproc.core.translated import sayable
 from extproc.ledger.port import Hold, Standing
 from extproc.policy.snapshot import Target
 from extproc.values.limit import Amounts, Breach, BreachKind, Limit, Scope, Unit
@@ -187,10 +188,14 @@ def _fallback_chains(breach: Breach, request: InferenceRequest, asked: Asked) ->
     needed = needed_capabilities(request)
 
     def serves(target: Target) -> bool:
-        return not needed & target.lacks and _within_context(request, target, asked)
+        return (
+            not needed & target.lacks
+            and _within_context(request, target, asked)
+            and sayable(request, target)
+        )
 
     if breach.kind is BreachKind.FALLBACK_TO:
-        named = generation.fallback_route(breach, route.dialect)
+        named = generation.fallback_route(breach, route.operation)
         chain = named.draw(0.0, gate.breakers, asked.now_ms)
         first = asked.chain.targets[0]
         # A call that is on the fallback already stays where it is.
@@ -199,7 +204,7 @@ def _fallback_chains(breach: Breach, request: InferenceRequest, asked: Asked) ->
         able = tuple(target for target in targets if serves(target))
         if able == chain.targets:
             return [chain] if able else []
-        return [Chain(chain.dialect, able, chain.breaker)] if able else []
+        return [Chain(chain.operation, able, chain.breaker)] if able else []
 
     def worst_case(target: Target) -> int:
         return asked.estimate(request, target)[Unit.MICRO_USD]

@@ -80,6 +80,10 @@ class SendAttempt(NamedTuple):
     body: bytes
     notes: Sequence[tuple[str, str]] = ()
     """As those of ``Forward``."""
+    path: str = ""
+    """With query string; empty: where the target serves the operation."""
+    headers: Sequence[tuple[str, str]] = ()
+    """To set."""
 
 
 class Wait(NamedTuple):

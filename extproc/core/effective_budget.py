@@ -22,7 +22,7 @@ from extproc.core.routing import Route
 from extproc.core.velocity import Metered
 from extproc.ledger.port import Hold, Standing
 from extproc.policy.snapshot import Target
-from extproc.values.dialect import CALLER_DIALECTS, Dialect, Operation
+from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import MONEY, NO_CEILING, BreachKind, Limit, Scope, Unit
 from extproc.values.refusal import Refusal
 from extproc.values.window import SlidingWindow
@@ -155,7 +155,7 @@ def answer(question: Question, standings: Sequence[Standing], now_ms: int) -> by
 
 def _route(generation: Generation, name: str, dialect: Dialect) -> Route:
     """The model in the caller's dialect, or in the one it is served in."""
-    routes = [generation.route(name, one) for one in (dialect, *CALLER_DIALECTS)]
+    routes = [generation.route(name, one) for one in (_ASKED[dialect], *_ASKED.values())]
     known = [route for route in routes if route is not None]
     return next((route for route in known if route.targets), known[0])
 

@@ -44,11 +44,14 @@ class LedgerFailed(NamedTuple):
 
 
 class AttemptStarted(NamedTuple):
-    """Envoy is about to send attempt ``attempt`` (2 or later) of a request to a cluster."""
+    """Envoy is about to send attempt ``attempt`` of a request to a cluster: one after the first, or
+    any to a target that is asked in another dialect."""
 
     request_id: str
     attempt: int
     cluster: str
+    headers: tuple[tuple[str, str], ...] = ()
+    """Of the caller's, those that a provider may read."""
 
 
 class Ending(NamedTuple):

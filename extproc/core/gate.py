@@ -24,6 +24,7 @@ from extproc.ledger.port import Hold
 from extproc.policy.snapshot import Kill, Target
 from extproc.values.dialect import Operation
 from extproc.values.limit import Amounts
+from extproc.wire.usage import Reported
 
 MAX_IN_FLIGHT = 50_000
 """Requests remembered between admission and settlement, about 1 KB each, without their bodies.
@@ -45,6 +46,10 @@ class Attempt:
     ended: bool = False
     counted: Sequence[Counted] = ()
     """What the attempt counts for in velocity breakers."""
+    translated: bool = False
+    """Its answer is read where it is translated, and not by Envoy."""
+    reported: Reported | None = None
+    """What the provider said it used, where it was read there, and as its last word."""
 
 
 @dataclass(slots=True, eq=False)

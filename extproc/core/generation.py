@@ -7,7 +7,7 @@ from extproc.core.holds import SCOPES, Applicable, ScopeValues, scope_key
 from extproc.core.routing import Route
 from extproc.core.velocity import Metered
 from extproc.policy.snapshot import Credential, PolicySnapshot, VirtualModel
-from extproc.values.dialect import CALLER_DIALECTS, Dialect
+from extproc.values.dialect import OWN_OPERATIONS, Operation
 from extproc.values.envelope import Envelope
 from extproc.values.limit import Breach, Limit, Scope
 from extproc.wire.headers import HeaderNames
@@ -30,24 +30,25 @@ class Generation:
         """The generation, as callers see it."""
         self.callers = Callers()
         self.names = HeaderNames(policy.envelope.prefix)
-        self._routes: dict[tuple[str, Dialect], Route] = {
-            (name, dialect): Route(model, dialect)
+        self._routes: dict[tuple[str, Operation], Route] = {
+            (name, operation): Route(model, operation)
             for name, model in policy.virtual_models.items()
-            for dialect in CALLER_DIALECTS
+            for operation in Operation
+            if operation not in OWN_OPERATIONS
         }
-        self._fallbacks: dict[tuple[Breach, Dialect], Route] = {}
+        self._fallbacks: dict[tuple[Breach, Operation], Route] = {}
         self._applicable: dict[int, Applicable] = {}
 
-    def route(self, model: str, dialect: Dialect) -> Route | None:
+    def route(self, model: str, operation: Operation) -> Route | None:
         """The route of a virtual model, None for an unknown name."""
-        return self._routes.get((model, dialect))
+        return self._routes.get((model, operation))
 
-    def fallback_route(self, breach: Breach, dialect: Dialect) -> Route:
+    def fallback_route(self, breach: Breach, operation: Operation) -> Route:
         """Where ``fallback_to_NAME`` leads. The name was resolved when the policy was loaded."""
-        route = self._fallbacks.get((breach, dialect))
+        route = self._fallbacks.get((breach, operation))
         if route is None:
-            route = Route(self.policy.fallbacks[breach], dialect)
-            self._fallbacks[breach, dialect] = route
+            route = Route(self.policy.fallbacks[breach], operation)
+            self._fallbacks[breach, operation] = route
         return route
 
     def applicable(

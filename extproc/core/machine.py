@@ -35,6 +35,7 @@ from extproc.core.holds import (
 )
 from extproc.core.model_list import model_list
 from extproc.core.routing import Chain, Route, text_bytes
+from extproc.core.translated import without_unsayable
 from extproc.core.velocity import Counted, TooFast
 from extproc.core.verification import credential_of, sender_of, verified
 from extproc.ledger.port import Account, Denied, Granted, Hold
@@ -176,7 +177,7 @@ class RequestMachine:
         except WireError as error:
             return self._refuse(error.refusal)
         self._asked = self._request = request
-        route = generation.route(request.model, self.dialect)
+        route = generation.route(request.model, self.operation)
         if route is None:
             return self._refuse(refusals.unknown_model())
         if not generation.may_use(self._caller.credential, route.model):
@@ -195,6 +196,11 @@ class RequestMachine:
             self._chain = without_narrow(request, self._chain)
             if not self._chain.targets:
                 return self._refuse(self._too_long())
+        if route.translates:
+            sayable = without_unsayable(request, self._chain)
+            if isinstance(sayable, Refusal):
+                return self._refuse(sayable)
+            self._chain = sayable
         return self._reserve_first()
 
     def on_reserved(self, event: Reserved) -> Forward | Reserve | Wait | Refuse:

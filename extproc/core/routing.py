@@ -1,7 +1,7 @@
 """A virtual model and a draw to an ordered chain of targets.
 
 The chain is the drawn rule, the remaining rules in declared order, then the fallbacks. Targets that
-do not speak the caller's dialect are not in it (weights renormalise over the rest), nor are those
+cannot serve what is asked are not in it (weights renormalise over the rest), nor are those
 whose breaker is open.
 """
 
@@ -14,7 +14,7 @@ from itertools import accumulate
 from extproc.core.breaker import Breakers
 from extproc.core.estimate import MAX_BYTES_PER_TOKEN
 from extproc.policy.snapshot import BreakerPolicy, Target, VirtualModel
-from extproc.values.dialect import Dialect
+from extproc.values.dialect import Operation
 
 UNKNOWN_CONTEXT_BYTES = 2**62
 
@@ -27,18 +27,18 @@ def text_bytes(target: Target) -> int:
 
 
 class Chain:
-    """Targets in the order they are tried, in one caller dialect.
+    """Targets in the order they are tried, for one operation.
 
     Chains are made once per snapshot and shared, so that what Envoy must be told about one can be
     encoded once: compared by identity on purpose.
     """
 
-    __slots__ = ("breaker", "dialect", "encoded", "targets", "timeout_ms")
+    __slots__ = ("breaker", "encoded", "operation", "targets", "timeout_ms")
 
     def __init__(
-        self, dialect: Dialect, targets: tuple[Target, ...], breaker: BreakerPolicy
+        self, operation: Operation, targets: tuple[Target, ...], breaker: BreakerPolicy
     ) -> None:
-        self.dialect = dialect
+        self.operation = operation
         self.targets = targets
         self.breaker = breaker
         # Envoy takes one time-to-headers per chain (a per-try value set later is ignored).
@@ -49,31 +49,32 @@ class Chain:
     def without(self, excluded: Sequence[Target]) -> Chain:
         """The same chain with some targets left out."""
         rest = tuple(target for target in self.targets if target not in excluded)
-        return Chain(self.dialect, rest, self.breaker)
+        return Chain(self.operation, rest, self.breaker)
 
 
 class Route:
-    """One virtual model in one dialect, ready to draw from."""
+    """One virtual model for one operation, ready to draw from."""
 
     __slots__ = (
         "_alone",
         "_chains",
         "_cumulative",
         "_total",
-        "dialect",
         "fallbacks",
         "model",
         "narrowest_bytes",
+        "operation",
+        "translates",
         "weighted",
     )
 
-    def __init__(self, model: VirtualModel, dialect: Dialect) -> None:
+    def __init__(self, model: VirtualModel, operation: Operation) -> None:
         self.model = model
-        self.dialect = dialect
-        served = [t for t in model.targets if dialect in t.clusters]
+        self.operation = operation
+        served = [t for t in model.targets if operation in t.clusters]
         self.weighted = tuple(t for t in served if t.weight > 0)
         idle = tuple(t for t in served if t.weight <= 0)
-        self.fallbacks = idle + tuple(t for t in model.fallbacks if dialect in t.clusters)
+        self.fallbacks = idle + tuple(t for t in model.fallbacks if operation in t.clusters)
         self._alone: dict[str, Chain] = {}
         self._cumulative = tuple(accumulate(t.weight for t in self.weighted))
         self._total = self._cumulative[-1] if self._cumulative else 0
@@ -81,13 +82,15 @@ class Route:
             (text_bytes(target) for target in self.targets), default=UNKNOWN_CONTEXT_BYTES
         )
         """A body of text up to this long may fit the context of every target."""
+        self.translates = any(operation in target.translated for target in self.targets)
+        """Some target is asked in another dialect: what that cannot say must not go there."""
         self._chains = tuple(self._chain(drawn) for drawn in range(len(self.weighted))) or (
-            Chain(dialect, self.fallbacks, model.breaker),
+            Chain(operation, self.fallbacks, model.breaker),
         )
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """Every target that serves this dialect, in declared order."""
+        """Every target that serves this operation, in declared order."""
         return self.weighted + self.fallbacks
 
     def draw(self, draw: float, breakers: Breakers, now_ms: int) -> Chain:
@@ -102,13 +105,13 @@ class Route:
         """The chain of one of the route's targets and nothing else."""
         chain = self._alone.get(target.id)
         if chain is None:
-            chain = self._alone[target.id] = Chain(self.dialect, (target,), self.model.breaker)
+            chain = self._alone[target.id] = Chain(self.operation, (target,), self.model.breaker)
         return chain
 
     def _chain(self, drawn: int) -> Chain:
         first = self.weighted[drawn]
         rest = tuple(t for place, t in enumerate(self.weighted) if place != drawn)
-        return Chain(self.dialect, (first, *rest, *self.fallbacks), self.model.breaker)
+        return Chain(self.operation, (first, *rest, *self.fallbacks), self.model.breaker)
 
     def _draw_available(self, draw: float, breakers: Breakers, now_ms: int) -> Chain:
         policy = self.model.breaker

@@ -102,7 +102,12 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
     elif ending.status:
         # Without a status the client left before there was an answer: that says nothing.
         gate.breakers.succeeded(target.name)
-    reported = reported_usage(entry.operation, event) if ending.status < 400 else None
+    reported = None
+    if attempt.translated:
+        # What Envoy found in the answer is our writing: it tells less than the provider said.
+        reported = attempt.reported
+    elif ending.status < 400:
+        reported = reported_usage(entry.operation, event)
     if reported is None or not reported.final:
         return _end_without_usage(gate, attempt, ending, event.now_ms)
     usage = reported.usage

@@ -112,7 +112,8 @@ class AnswerTranslator:
 
     def _note(self, events: list[Event]) -> None:
         for event in events:
-            if isinstance(event, Started | Stopped | Ended) and event.usage is not None:
+            if isinstance(event, Started | Stopped | Ended):
+                # Also None: a last report that cannot be read makes the earlier ones wrong.
                 self.usage = event.usage
             if isinstance(event, Ended):
                 self.complete = True

@@ -17,11 +17,12 @@ from extproc.core.routing import Chain
 from extproc.envoy.ext_proc import MAX_MESSAGE_TIMEOUT_S, MESSAGE_TIMEOUT_S
 from extproc.pb import extproc_pb2 as pb
 from extproc.policy.snapshot import Target
-from extproc.values.dialect import Dialect, Operation
+from extproc.values.dialect import Operation
 from extproc.values.limit import MONEY, Unit
 from extproc.values.refusal import RefusalCode
 from extproc.values.wire_names import (
     ANSWER_HEADERS,
+    CALLER_KEY,
     DECIDED_HEADER,
     METADATA,
     REFUSED_DETAILS,
@@ -150,7 +151,10 @@ AWAIT_BODY_MESSAGE = pb.ProcessingResponse(request_headers=pb.HeadersResponse())
 _NAMESPACE = _field(1, METADATA.encode())
 _LIMIT_KEYS = ((b"rl_lr", b"rl_rr", b"rl_tr"), (b"rl_lt", b"rl_rt", b"rl_tt"))
 """Of requests, and of tokens: limit, remaining, reset. See ``ANSWER_HEADERS``."""
-_REMOVE_CREDENTIALS = b"".join(_field(2, name.encode()) for name in CREDENTIAL_HEADERS)
+_SIGNATURE_HEADERS = ("x-amz-date", "x-amz-content-sha256", "x-amz-security-token")
+_REMOVED_BETWEEN_ATTEMPTS = b"".join(
+    _field(2, name.encode()) for name in (*CREDENTIAL_HEADERS, *_SIGNATURE_HEADERS)
+)
 
 
 def encode_forward(command: Forward) -> bytes:
@@ -204,16 +208,16 @@ def _body_response(headers: bytes, body: bytes, rest: bytes, after: bytes) -> by
 def _chain_headers(chain: Chain, operation: Operation) -> bytes:
     target = chain.targets[0]
     return (
-        _target_headers(target, chain.dialect, operation)
+        _target_headers(target, operation)
         + _set_header(DECIDED_HEADER, b"1")
         + _set_header("x-envoy-max-retries", b"%d" % (len(chain.targets) - 1))
         + _set_header("x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % chain.timeout_ms)
     )
 
 
-def _target_headers(target: Target, dialect: Dialect, operation: Operation) -> bytes:
-    endpoint = target.provider.endpoints[dialect]
-    path = f"{endpoint.base_path}/{operation.value}"
+def _target_headers(target: Target, operation: Operation) -> bytes:
+    endpoint = target.endpoints[operation]
+    path = endpoint.path(operation, target.model)
     return _set_header(":path", path.encode()) + _set_header(
         ":authority", endpoint.authority.encode()
     )
@@ -224,9 +228,11 @@ def _chain_metadata(chain: Chain, command: Forward) -> bytes:
     verdict = pb.ProcessingResponse().dynamic_metadata
     groups: list[Any] = []
     for target in chain.targets:
-        name = target.clusters[chain.dialect]
+        name = target.clusters[chain.operation]
         groups.append({"name": name, "clusters": [{"cluster_name": name, "weight": 1}]})
     verdict.update({"ok": True, "priority_groups": groups, "gen": str(command.generation)})
+    if any(chain.operation in target.translated for target in chain.targets):
+        verdict.update({CALLER_KEY: str(chain.operation.dialect)})
     if command.hide_usage:
         verdict.update({"hide_usage": True})
     if command.rules:
@@ -260,14 +266,40 @@ def _limit_entries(command: Forward) -> bytes:
 def encode_send_attempt(command: SendAttempt) -> bytes:
     """The body answer of a later attempt. Every credential header of the earlier one is removed:
     header changes survive from attempt to attempt."""
-    dialect = command.operation.dialect
-    headers = (
-        _target_headers(command.target, dialect, command.operation)
-        + _content_length(len(command.body))
-        + _REMOVE_CREDENTIALS
-    )
+    path, authority = command.path, command.target.endpoints[command.operation].authority
+    if not path:
+        headers = _target_headers(command.target, command.operation)
+    else:
+        headers = _set_header(":path", path.encode()) + _set_header(
+            ":authority", authority.encode()
+        )
+    headers += _content_length(len(command.body)) + _REMOVED_BETWEEN_ATTEMPTS
+    for name, value in command.headers:
+        headers += _set_header(name, _text(value).encode())
     said = _metadata(_notes(command.notes)) if command.notes else b""
     return _body_response(headers, command.body, b"", said)
+
+
+def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str]:
+    """Status and content type of a provider's answer."""
+    status = content_type = ""
+    for header in message.headers.headers:
+        if header.key == ":status":
+            status = header.raw_value.decode("ascii", "replace")
+        elif header.key == "content-type":
+            content_type = header.raw_value.decode("ascii", "replace")
+    return int(status) if status.isdigit() else 0, content_type
+
+
+def encode_answer_headers(content_type: str) -> bytes:
+    """What the headers of a translated answer become. Its length is not the provider's."""
+    mutation = _set_header("content-type", content_type.encode()) + _field(2, b"content-length")
+    return _field(2, _field(1, _field(2, mutation)))
+
+
+def encode_answer_body(body: bytes) -> bytes:
+    """The next bytes of a translated answer, in place of the provider's; none hold it back."""
+    return _field(4, _field(1, _field(3, _field(1, body))))
 
 
 def encode_hold(hold_ms: int) -> bytes:

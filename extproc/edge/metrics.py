@@ -40,6 +40,7 @@ class Metrics:
         "settled_without_usage",
         "slow_turns",
         "suspect_usage",
+        "untranslatable_answers",
         "velocity_open",
         "velocity_trips",
         "would_block",
@@ -61,6 +62,7 @@ class Metrics:
         self.settled = 0
         self.settled_without_usage = 0
         self.suspect_usage = 0
+        self.untranslatable_answers = 0
         self.released = 0
         self.expired = 0
         self.internal_errors = 0
@@ -88,6 +90,7 @@ _COUNTERS = (
     ("settled", "Reservations replaced by reported usage"),
     ("settled_without_usage", "Reservations charged in full because no final usage came"),
     ("suspect_usage", "Usage reports that cannot be true"),
+    ("untranslatable_answers", "Answers that were cut because they could not be translated"),
     ("released", "Reservations of attempts that cost nothing"),
     ("expired", "Reservations charged because nothing was heard of them"),
     ("internal_errors", "Requests refused because of a fault of ours"),

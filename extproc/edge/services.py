@@ -32,7 +32,9 @@ from extproc.core.events import AttemptStarted, Peeked, RequestBody, RequestHead
 from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.core.queueing import QueueingMachine
+from extproc.core.translated import Translation, provider_headers
 from extproc.core.waiting import Turn
+from extproc.dialects.codec import StreamError
 from extproc.edge import codec
 from extproc.edge.clock import Clock
 from extproc.edge.metrics import Metrics
@@ -51,6 +53,7 @@ from extproc.ledger.port import (
 from extproc.pb import extproc_pb2 as pb
 from extproc.values.limit import Unit
 from extproc.values.wire_names import ATTEMPT_LOG
+from extproc.wire.errors import WireError
 
 _log = logging.getLogger(__name__)
 
@@ -209,6 +212,8 @@ class _DecidingService(_Service):
     def _answer(self, stream: Stream, command: Verdict) -> None:
         metrics = self._sidecar.metrics
         answer, end = codec.encode(command)
+        if isinstance(command, SendAttempt) and command.path:
+            end = False  # the answer is to come
         if isinstance(command, Forward):
             metrics.admitted += 1
             if command.notes:
@@ -216,7 +221,7 @@ class _DecidingService(_Service):
                 metrics.breached_fallbacks += "overflow" in keys
                 metrics.clamped += "clamped" in keys
         elif isinstance(command, SendAttempt):
-            metrics.clamped += bool(command.notes)
+            metrics.clamped += any(key == "clamped" for key, _ in command.notes)
         elif isinstance(command, Refuse):
             metrics.refused[command.refusal.code] += 1
         stream.send(answer, end=end)
@@ -310,10 +315,12 @@ class RequestService(_DecidingService):
 
 
 class AttemptService(_DecidingService):
-    """ext_proc on a wrapper cluster: one stream per attempt after the first."""
+    """ext_proc on a wrapper cluster: one stream per attempt after the first, and for each attempt
+    whose request and answer are translated."""
 
     def message(self, stream: Stream, data: bytes) -> None:
-        """Headers, then the body as the first attempt's decision left it."""
+        """Headers, then the body as the first attempt's decision left it; of a translated attempt
+        then the answer, in pieces."""
         message = _parse_request(data)
         phase = _phase(message)
         if phase == "request_headers" and stream.state is None:
@@ -321,6 +328,9 @@ class AttemptService(_DecidingService):
             stream.send(codec.AWAIT_BODY_MESSAGE)
             return
         machine: AttemptMachine | None = stream.state
+        if machine is not None and machine.translation is not None:
+            self._translate(stream, machine.translation, message, phase)
+            return
         if phase != "request_body" or machine is None:
             stream.fail()
             return
@@ -331,6 +341,30 @@ class AttemptService(_DecidingService):
             self._fail_closed(stream, machine)
             return
         self._go_on(stream, machine, command)
+
+    def _translate(
+        self, stream: Stream, translation: Translation, message: pb.ProcessingRequest, phase: str
+    ) -> None:
+        """The next piece of an answer. What cannot be read cuts it: a wrong answer never leaves."""
+        if phase == "response_headers":
+            status, content_type = codec.decode_answer_headers(message.response_headers)
+            end = message.response_headers.end_of_stream
+            stream.send(
+                codec.encode_answer_headers(translation.on_headers(status, content_type)), end=end
+            )
+            return
+        if phase != "response_body":
+            stream.fail()
+            return
+        piece = message.response_body
+        try:
+            written = translation.on_body(piece.body, end=piece.end_of_stream)
+        except (WireError, StreamError) as error:
+            self._sidecar.metrics.untranslatable_answers += 1
+            _log.warning("an answer could not be translated, and was cut: %s", error)
+            stream.fail()
+            return
+        stream.send(codec.encode_answer_body(written), end=piece.end_of_stream)
 
 
 class AccessLogService(_Service):
@@ -396,7 +430,7 @@ def _result(future: Future[Outcome]) -> Outcome | None:
 
 
 def _phase(message: pb.ProcessingRequest) -> str:
-    for phase in ("request_headers", "request_body"):
+    for phase in ("response_body", "request_headers", "request_body", "response_headers"):
         if message.HasField(phase):
             return phase
     return ""
@@ -404,13 +438,15 @@ def _phase(message: pb.ProcessingRequest) -> str:
 
 def _attempt_started(message: pb.ProcessingRequest) -> AttemptStarted:
     request_id = number = ""
-    for header in message.request_headers.headers.headers:
-        if header.key == "x-request-id":
-            request_id = header.raw_value.decode("ascii", "replace")
-        elif header.key == ATTEMPT_HEADER:
-            number = header.raw_value.decode("ascii", "replace")
+    pairs = [(header.key, header.raw_value) for header in message.request_headers.headers.headers]
+    for name, value in pairs:
+        if name == "x-request-id":
+            request_id = value.decode("ascii", "replace")
+        elif name == ATTEMPT_HEADER:
+            number = value.decode("ascii", "replace")
     cluster = ""
     for attributes in message.attributes.values():
         if CLUSTER_ATTRIBUTE in attributes.fields:
             cluster = attributes.fields[CLUSTER_ATTRIBUTE].string_value
-    return AttemptStarted(request_id, int(number) if number.isdigit() else 0, cluster)
+    started = int(number) if number.isdigit() else 0
+    return AttemptStarted(request_id, started, cluster, provider_headers(pairs))

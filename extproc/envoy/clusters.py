@@ -1,7 +1,8 @@
-"""Clusters: one per provider endpoint, and one wrapper per target and caller dialect.
+"""Clusters: one per provider endpoint, and up to two wrappers per target.
 
-The wrapper (a composite cluster) carries what belongs to an attempt: the upstream stage for later
-attempts, the credential, the target's name. It lists its endpoint several times and then a closed
+The wrapper (a composite cluster) carries what belongs to an attempt: the upstream stage (for later
+attempts, or for all where the target is asked in another dialect than the caller's), the
+credential, the target's name. It lists its endpoint several times and then a closed
 port: without a healthy host an attempt is refused there, and that is retriable, whereas a plain
 cluster without a host ends the request.
 """
@@ -10,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from typing import Any
 
-from extproc.envoy.ext_proc import attempt_filter
+from extproc.envoy.ext_proc import attempt_filter, translating_filter
 from extproc.envoy.settings import GatewaySettings
 from extproc.policy.snapshot import CredentialRef, Endpoint, PolicySnapshot, Target
 from extproc.values.dialect import Dialect
@@ -27,10 +29,17 @@ MAX_ATTEMPTS = 8
 """Attempts of one request that the upstream stage is attached to. Chains are shorter."""
 DEAD_CLUSTER = "tokenweir_dead"
 
+_BEARER = ("authorization", "Bearer ")
 _CREDENTIAL_HEADER = {
-    Dialect.OPENAI: ("authorization", "Bearer "),
+    Dialect.OPENAI: _BEARER,
     Dialect.ANTHROPIC: ("x-api-key", ""),
+    Dialect.AZURE_OPENAI: ("api-key", ""),
+    Dialect.GEMINI: ("x-goog-api-key", ""),
+    Dialect.BEDROCK: _BEARER,
 }
+_VERTEX_HOST = "aiplatform.googleapis.com"
+_AWS_HOST = re.compile(r"bedrock-runtime(?:-fips)?\.([a-z0-9-]+)\.")
+_AWS_KEY = "AWS_ACCESS_KEY_ID"
 
 
 def clusters(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
@@ -38,10 +47,16 @@ def clusters(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
     found: dict[str, Json] = {DEAD_CLUSTER: _dead()}
     for model in snapshot.virtual_models.values():
         for target in model.all_targets:
-            for dialect, name in target.clusters.items():
-                endpoint = target.provider.endpoints[dialect]
+            for operation, name in target.clusters.items():
+                if name in found:
+                    continue
+                endpoint = target.endpoints[operation]
                 found.setdefault(endpoint.cluster, _endpoint(endpoint, settings))
-                found.setdefault(name, _wrapper(name, target, endpoint, settings))
+                if operation in target.translated:
+                    stage = translating_filter()
+                else:
+                    stage = attempt_filter(MAX_ATTEMPTS)
+                found[name] = _wrapper(name, target, endpoint, stage, settings)
     return list(found.values())
 
 
@@ -77,11 +92,22 @@ def _endpoint(endpoint: Endpoint, settings: GatewaySettings) -> Json:
     return cluster
 
 
-def _wrapper(name: str, target: Target, endpoint: Endpoint, settings: GatewaySettings) -> Json:
-    filters = [attempt_filter(MAX_ATTEMPTS)]
+def signs(reference: CredentialRef, dialect: Dialect) -> bool:
+    """Whether calls are signed with a pair of AWS keys, which Envoy takes from its environment; any
+    other credential of Bedrock is one of its API keys."""
+    return dialect is Dialect.BEDROCK and reference.kind == "env" and reference.name == _AWS_KEY
+
+
+def _wrapper(
+    name: str, target: Target, endpoint: Endpoint, stage: Json, settings: GatewaySettings
+) -> Json:
+    filters = [stage]
     credential = target.provider.credential
     if credential is not None:
-        filters.append(_injector(credential, endpoint.dialect, settings))
+        if signs(credential, endpoint.dialect):
+            filters.append(_signer(endpoint))
+        else:
+            filters.append(_injector(credential, endpoint, settings))
     filters.append(
         {
             "name": "envoy.filters.http.upstream_codec",
@@ -118,8 +144,25 @@ def _wrapper(name: str, target: Target, endpoint: Endpoint, settings: GatewaySet
     }
 
 
-def _injector(credential: CredentialRef, dialect: Dialect, settings: GatewaySettings) -> Json:
-    header, prefix = _CREDENTIAL_HEADER[dialect]
+def _signer(endpoint: Endpoint) -> Json:
+    """After the stage: what is signed is the translated request."""
+    region = _AWS_HOST.match(endpoint.host)
+    return {
+        "name": "envoy.filters.http.aws_request_signing",
+        "typed_config": {
+            "@type": "type.googleapis.com/"
+            "envoy.extensions.filters.http.aws_request_signing.v3.AwsRequestSigning",
+            "service_name": "bedrock",
+            "region": region[1] if region else "us-east-1",
+            "host_rewrite": endpoint.authority,
+        },
+    }
+
+
+def _injector(credential: CredentialRef, endpoint: Endpoint, settings: GatewaySettings) -> Json:
+    header, prefix = _CREDENTIAL_HEADER[endpoint.dialect]
+    if endpoint.dialect is Dialect.GEMINI and endpoint.host.endswith(_VERTEX_HOST):
+        header, prefix = _BEARER  # an access token; API keys are Gemini's own
     folder = str(settings.config_folder)
     return {
         "name": "envoy.filters.http.credential_injector",

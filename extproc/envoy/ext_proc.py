@@ -1,4 +1,4 @@
-"""The two ext_proc filters: the decision on the request, and the one on later attempts."""
+"""The ext_proc filters: the decision on the request, and the stages on its attempts."""
 
 from __future__ import annotations
 
@@ -90,6 +90,22 @@ def attempt_filter(max_attempts: int) -> Json:
                     "exact_match_map": {"map": attempts},
                 }
             },
+        },
+    }
+
+
+def translating_filter() -> Json:
+    """On the wrapper cluster of a target that is asked in another dialect, for every attempt: the
+    request as above, then the answer's headers and its bytes as they come."""
+    common = _common(ATTEMPT_CLUSTER)
+    common["processing_mode"] |= {"response_header_mode": "SEND", "response_body_mode": "STREAMED"}
+    return {
+        "name": "envoy.filters.http.ext_proc",
+        "typed_config": {
+            "@type": _TYPE,
+            **common,
+            "request_attributes": [CLUSTER_ATTRIBUTE],
+            "metadata_options": _RECEIVING,
         },
     }
 

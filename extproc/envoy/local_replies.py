@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from extproc.values.dialect import Dialect
 from extproc.values.refusal import RefusalCode
-from extproc.values.wire_names import REFUSED_DETAILS
+from extproc.values.wire_names import CALLER_KEY, METADATA, REFUSED_DETAILS
 
 Json = dict[str, Any]
 
 _ANTHROPIC_PATH = ".*/messages(/count_tokens)?([?].*)?"
-"""The path may have been rewritten for a provider already; its end tells the dialect even then."""
+"""The path may have been rewritten for a provider already; its end tells the dialect even then,
+unless the request was translated: then the sidecar says whose it is."""
 _REQUEST_ID = "%REQ(X-REQUEST-ID)%"
 
 
@@ -83,8 +85,7 @@ def _mapper(reply: _Reply, anthropic: bool) -> Json:
         expression = f"response.code_details.startsWith('{reply.details}')"
         filters.append(_expression(reply.details, expression))
     if anthropic:
-        match = {"name": ":path", "string_match": {"safe_regex": {"regex": _ANTHROPIC_PATH}}}
-        filters.append({"header_filter": {"header": match}})
+        filters.append(_anthropic_caller())
     document = _anthropic_document(reply) if anthropic else _openai_document(reply)
     mapper: Json = {
         "filter": {"and_filter": {"filters": filters}} if len(filters) > 1 else filters[0],
@@ -100,6 +101,27 @@ def _mapper(reply: _Reply, anthropic: bool) -> Json:
             }
         ]
     return mapper
+
+
+def _anthropic_caller() -> Json:
+    match = {"name": ":path", "string_match": {"safe_regex": {"regex": _ANTHROPIC_PATH}}}
+    by_path = {"header_filter": {"header": match}}
+    anthropic = _said_caller(Dialect.ANTHROPIC)
+    anthropic["metadata_filter"]["match_if_key_not_found"] = {"value": False}
+    not_openai = _said_caller(Dialect.OPENAI)
+    not_openai["metadata_filter"]["matcher"]["invert"] = True
+    return {
+        "or_filter": {"filters": [anthropic, {"and_filter": {"filters": [by_path, not_openai]}}]}
+    }
+
+
+def _said_caller(dialect: Dialect) -> Json:
+    matcher = {
+        "filter": METADATA,
+        "path": [{"key": CALLER_KEY}],
+        "value": {"string_match": {"exact": str(dialect)}},
+    }
+    return {"metadata_filter": {"matcher": matcher}}
 
 
 def _anthropic_document(reply: _Reply) -> Json:

@@ -51,6 +51,8 @@ def _secret(reference: CredentialRef) -> Json:
     # Envoy reads the value itself: it is in no file of ours, and never passes through the sidecar.
     if reference.kind == "env":
         source: Json = {"environment_variable": reference.name}
+    elif reference.kind == "demo":
+        source = {"inline_string": reference.name}
     else:
         folder = reference.name.rpartition("/")[0] or "."
         source = {"filename": reference.name, "watched_directory": {"path": folder}}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from extproc.policy.catalogue import LACKS
 from extproc.policy.channel_documents import warn_of_unset_channels
@@ -26,7 +24,7 @@ from extproc.policy.prices import find_price
 from extproc.policy.reading import Findings, Section
 from extproc.policy.snapshot import (
     Credential,
-    Endpoint,
+    CredentialRef,
     EnvelopeRules,
     Finding,
     Kill,
@@ -36,6 +34,7 @@ from extproc.policy.snapshot import (
     VelocityRule,
     VirtualModel,
 )
+from extproc.policy.wrappers import endpoint_of, wrappers
 from extproc.policy.yaml_text import YamlError, parse_documents
 from extproc.values.dialect import CALLER_DIALECTS, Dialect
 from extproc.values.limit import UNIT_BY_NAME, Breach, BreachKind, Limit, Scope, Unit
@@ -48,6 +47,17 @@ _MODEL_PLACE = MATCH_FIELDS.index("model")
 _COMPARED_TOKENS = (3_000, 1_000)
 """Input and output of the request by which the prices of two models are compared."""
 
+_DEMO_PATHS = {
+    Dialect.OPENAI: "/openai/v1",
+    Dialect.AZURE_OPENAI: "/openai/v1",
+    Dialect.ANTHROPIC: "/anthropic",
+    Dialect.GEMINI: "/gemini/v1beta",
+    Dialect.BEDROCK: "/bedrock",
+}
+"""Where the demo provider speaks each dialect."""
+_DEMO_CREDENTIAL = CredentialRef("demo", "demo-key")
+"""The demo provider asks for a key where the provider that it stands in for would."""
+
 
 def compile_folder(
     files: Mapping[str, bytes],
@@ -56,7 +66,7 @@ def compile_folder(
     demo_url: str | None = None,
 ) -> PolicySnapshot | list[Finding]:
     """Compiles file contents by name. ``demo_url`` is where the demo provider stands in for those
-    marked ``demo: auto`` whose credential variable is not set in ``environ``."""
+    marked ``demo: auto`` or ``native`` whose credential variable is not set in ``environ``."""
     findings = Findings()
     drafts = _read(files, findings)
     digest = hashlib.sha256()
@@ -169,18 +179,25 @@ class _Compiler:
                 if value
             )
         )
-        if draft.demo and unset and self._demo_url is not None:
+        if draft.demo != "off" and unset and self._demo_url is not None:
             base = f"{self._demo_url}/{draft.name}"
-            urls = {Dialect.OPENAI: f"{base}/openai/v1", Dialect.ANTHROPIC: f"{base}/anthropic"}
-            credential = None
+            native = draft.demo == "native"
+            spoken = draft.dialects if native else CALLER_DIALECTS
+            urls = {dialect: base + _DEMO_PATHS[dialect] for dialect in spoken}
+            credential = _DEMO_CREDENTIAL if native else None
         elif unset:
             draft.section.warning(
                 "credential", "credential_unset", f"provider {draft.name}: the variable is not set"
             )
         endpoints = {
-            dialect: _endpoint(draft.name, dialect, url)
+            dialect: endpoint_of(
+                draft.name,
+                dialect,
+                url,
+                responses=draft.responses,
+                api_version=draft.api_version if dialect is Dialect.AZURE_OPENAI else "",
+            )
             for dialect, url in urls.items()
-            if dialect in CALLER_DIALECTS
         }
         self._providers[draft.name] = Provider(draft.name, endpoints, credential)
 
@@ -226,13 +243,14 @@ class _Compiler:
                 "unknown_context",
                 f"{draft.model}: input by reference reserves two million tokens",
             )
+        found = wrappers(provider, draft.model)
         for dialect in CALLER_DIALECTS:
-            if dialect not in provider.endpoints:
+            if not any(operation.dialect is dialect for operation in found.clusters):
                 draft.section.warning(
                     "provider",
                     "dialect_not_served",
-                    f"{draft.provider} does not speak {dialect}: {draft.id} is left out for "
-                    f"{dialect} callers",
+                    f"{draft.provider} has no endpoint: {draft.id} is left out for {dialect} "
+                    "callers",
                 )
         return Target(
             id=draft.id,
@@ -241,12 +259,11 @@ class _Compiler:
             canonical_model=canonical_model(draft.model),
             price=price,
             timeout_ms=draft.timeout_ms,
-            clusters={
-                dialect: _cluster_name(provider, endpoint, draft.model)
-                for dialect, endpoint in provider.endpoints.items()
-            },
+            clusters=found.clusters,
             weight=draft.weight,
             lacks=draft.lacks | LACKS.get(canonical_model(draft.model), frozenset()),
+            endpoints=found.endpoints,
+            translated=found.translated,
         )
 
     # -- credentials ------------------------------------------------------------------------------
@@ -455,26 +472,3 @@ def _limit(draft: LimitDraft, unit_name: str, ceiling: int) -> Limit:
         alerts=draft.alerts,
         renamed_from=f"{draft.renamed_from}/{unit_name}" if draft.renamed_from else "",
     )
-
-
-def _endpoint(provider: str, dialect: Dialect, url: str) -> Endpoint:
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    host = parts.hostname or ""
-    name = f"p_{_slug(provider)}_{dialect}_{_hash(parts.scheme, host, str(port))}"
-    return Endpoint(dialect, parts.scheme, host, port, parts.path.rstrip("/"), name)
-
-
-def _cluster_name(provider: Provider, endpoint: Endpoint, model: str) -> str:
-    credential = provider.credential
-    identity = (credential.kind, credential.name) if credential else ("", "")
-    digest = _hash(endpoint.cluster, endpoint.base_path, model, *identity)
-    return f"t_{_slug(provider.name)}_{_slug(model)}_{endpoint.dialect}_{digest}"
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9]+", "-", text)[:40]
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]

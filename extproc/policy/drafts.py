@@ -77,7 +77,12 @@ class ProviderDraft:
     name: str
     urls: dict[Dialect, str]
     credential: CredentialRef | None
-    demo: bool
+    demo: str
+    """``auto``, ``native`` or ``off``."""
+    dialects: tuple[Dialect, ...] = ()
+    """Those it is said to speak, also where no URL says where."""
+    responses: bool = True
+    api_version: str = ""
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from urllib.parse import urlsplit
 
@@ -15,6 +16,9 @@ from extproc.policy.snapshot import EnvelopeRules
 from extproc.values.dialect import Dialect
 from extproc.values.envelope import ENVELOPE_FIELDS
 from extproc.values.money import Price, Rates
+
+_PLACE = re.compile(r"[a-z0-9][a-z0-9.:-]{0,62}")
+"""A region, a project or a version: part of a URL."""
 
 
 def read_gateway(document: Section, drafts: Drafts) -> None:
@@ -104,26 +108,55 @@ def _credential(section: Section) -> CredentialDraft:
 
 def _provider(name: str, section: Section) -> ProviderDraft:
     urls: dict[Dialect, str] = {}
+    place = {key: section.text(key) for key in ("region", "project")}
+    for key, value in place.items():
+        if value and not _PLACE.fullmatch(value):
+            section.error(key, "bad_value", f"{value[:80]!r} is no {key}")
     endpoints = section.section("endpoints")
     dialect_text = section.text("dialect")
     base_url = section.text("base_url")
     if endpoints is not None:
         for key, node in endpoints.items():
             text = node.value if isinstance(node.value, str) else ""
-            _add_url(endpoints, key, key, text, urls)
+            _add_url(endpoints, key, key, text or _derived_url(key, place), urls)
         endpoints.done()
     if dialect_text:
-        _add_url(section, "dialect", dialect_text, base_url, urls)
+        url = base_url or _derived_url(dialect_text, place)
+        _add_url(section, "dialect", dialect_text, url, urls)
     elif not urls:
         section.error(
             "", "missing_key", f"provider {name} needs dialect and base_url, or endpoints"
         )
-    for key in ("region", "project", "on_disconnect"):
-        section.text(key)
-    demo = section.choice("demo", ("auto", "off"), "off") == "auto"
-    draft = ProviderDraft(section, name, urls, section.reference("credential"), demo)
+    section.text("on_disconnect")
+    named = [dialect_text] if dialect_text else []
+    if endpoints is not None:
+        named += [key for key, _ in endpoints.items()]
+    draft = ProviderDraft(
+        section,
+        name,
+        urls,
+        section.reference("credential"),
+        section.choice("demo", ("auto", "native", "off"), "off"),
+        tuple(dialect for dialect in Dialect if dialect in named),
+        section.truth("responses") if "responses" in section else True,
+        section.text("api_version"),
+    )
+    if draft.api_version and not _PLACE.fullmatch(draft.api_version):
+        section.error("api_version", "bad_value", f"{draft.api_version[:80]!r} is no version")
     section.done()
     return draft
+
+
+def _derived_url(dialect: str, place: Mapping[str, str]) -> str:
+    """Where AWS and Google serve a region; empty for what does not follow from it."""
+    region, project = place["region"], place["project"]
+    if dialect == Dialect.BEDROCK and region:
+        return f"https://bedrock-runtime.{region}.amazonaws.com"
+    if dialect == Dialect.GEMINI and region and project:
+        host = "aiplatform" if region == "global" else f"{region}-aiplatform"
+        place_path = f"projects/{project}/locations/{region}/publishers/google"
+        return f"https://{host}.googleapis.com/v1/{place_path}"
+    return ""
 
 
 def _add_url(
@@ -136,7 +169,7 @@ def _add_url(
         section.error(key, "bad_dialect", f"{dialect_text[:80]!r} is no dialect; one of {known}")
         return
     if not url and dialect in (Dialect.BEDROCK, Dialect.GEMINI):
-        return  # served by region; translated dialects come later and are warned of per target
+        return  # nothing says where: the demo provider may stand in, else targets are warned of
     try:
         parts = urlsplit(url)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
@@ -145,7 +178,7 @@ def _add_url(
         sound = False
     if sound:
         urls[dialect] = url
-    elif dialect in (Dialect.OPENAI, Dialect.ANTHROPIC):
+    else:
         section.error(key, "bad_url", f"{url[:80]!r} is no http(s) URL")
 
 

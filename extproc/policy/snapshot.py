@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from extproc.policy.matching import LimitIndex
-from extproc.values.dialect import Dialect
+from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import Breach, BreachKind, Limit, Scope
 from extproc.values.money import Price
 from extproc.wire.capabilities import Capability
@@ -64,9 +64,9 @@ class CredentialRef:
     """Where the secret of a provider or a channel is: never the secret."""
 
     kind: str
-    """``env`` or ``file``."""
+    """``env`` or ``file``; ``demo`` for the demo provider's key, which is no secret."""
     name: str
-    """Environment variable or file path."""
+    """Environment variable or file path; of ``demo`` the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,25 @@ class Endpoint:
     """Without trailing slash; e.g. ``/v1`` or empty."""
     cluster: str
     """Name of the Envoy cluster for this host: content hash in it, shared by targets."""
+    responses: bool = True
+    """OpenAI's: whether it serves the Responses API too. Many servers speak chat only."""
+    api_version: str = ""
+    """Azure's: the ``api-version`` of its dated API; empty for its v1 API."""
 
     @property
     def authority(self) -> str:
         """The ``Host`` that the provider expects."""
         default = 443 if self.scheme == "https" else 80
         return self.host if self.port == default else f"{self.host}:{self.port}"
+
+    def path(self, operation: Operation, model: str) -> str:
+        """Where an operation of the endpoint's own dialect is served."""
+        if self.api_version:
+            return (
+                f"{self.base_path}/deployments/{model}/{operation.value}"
+                f"?api-version={self.api_version}"
+            )
+        return f"{self.base_path}/{operation.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +125,17 @@ class Target:
     """The model without vendor prefix, region or date: the same model at several providers."""
     price: Price
     timeout_ms: int
-    clusters: Mapping[Dialect, str]
-    """By caller dialect: the wrapper cluster that carries this target's credential and metadata.
-    Only dialects in which the target can serve a caller are present."""
+    clusters: Mapping[Operation, str]
+    """By what the caller asks: the wrapper cluster that carries this target's credential and
+    metadata. Only what the target can serve is present."""
     weight: int = 0
     """Share in the draw; 0 for fallbacks."""
     lacks: frozenset[Capability] = frozenset()
     """What the model cannot do: a breached limit moves no request there that needs it."""
+    endpoints: Mapping[Operation, Endpoint] = field(default_factory=dict)
+    """Where each of these operations is sent."""
+    translated: frozenset[Operation] = frozenset()
+    """What reaches the target in another API than the caller's, request and answer translated."""
     name: str = field(init=False)
     """``provider/model``: what ``x-tfy-resolved-model`` says and breakers are keyed on."""
 

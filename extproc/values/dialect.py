@@ -49,6 +49,10 @@ class Operation(StrEnum):
     COUNT_TOKENS = "v1/messages/count_tokens", Dialect.ANTHROPIC, True
 
 
+TRANSLATED_OPERATIONS = (Operation.CHAT_COMPLETIONS, Operation.RESPONSES, Operation.MESSAGES)
+"""What can be asked of a target that speaks another dialect. Embeddings, legacy completions and
+token counts have no equal there: they go to targets of the caller's own dialect only."""
+
 OWN_OPERATIONS = (Operation.MODELS, Operation.EFFECTIVE_BUDGET)
 """What the gateway answers by itself, to a ``GET`` without a body, whatever dialect the caller
 speaks: clients of both send their own kind of credential."""

@@ -7,6 +7,9 @@ METADATA = "tokenweir"
 USAGE_METADATA = "tokenweir.usage"
 """Dynamic metadata namespace of what Envoy finds in a response: first, last, tail."""
 
+CALLER_KEY = "caller"
+"""In the verdict of requests that may be translated: the caller's dialect."""
+
 DECIDED_HEADER = "x-tw-decided"
 """Set by the sidecar only; client copies are removed before any filter."""
 INTERNAL_PREFIX = "x-tw-"
@@ -31,6 +34,7 @@ ANSWER_HEADERS = {
     "degraded": "x-tfy-degraded",
     "queued": "x-tfy-queued-ms",
     "overflow": "x-tfy-fallback-from",
+    "dropped": "x-tfy-dropped",
 }
 """Metadata key to the response header that shows it."""
 

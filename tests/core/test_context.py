@@ -14,7 +14,7 @@ from policies import snapshot
 from extproc.core.context import without_narrow
 from extproc.core.estimate import MAX_BYTES_PER_TOKEN
 from extproc.core.routing import Chain
-from extproc.values.dialect import Dialect, Operation
+from extproc.values.dialect import Operation
 from extproc.wire.inference_request import parse_inference_request
 
 MODEL = """
@@ -34,7 +34,7 @@ prices:
      context_tokens: 2000}
 """
 NARROW = snapshot(more=MODEL).virtual_models["narrow"]
-CHAIN = Chain(Dialect.OPENAI, NARROW.all_targets, NARROW.breaker)
+CHAIN = Chain(Operation.CHAT_COMPLETIONS, NARROW.all_targets, NARROW.breaker)
 LONG = "word " * 6_000
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 30_000}}
 

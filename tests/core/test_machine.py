@@ -146,7 +146,7 @@ def test_a_later_attempt_is_reserved_at_its_own_price_before_it_is_sent() -> Non
     first = world.ask(chat(model="mixed"))
     target = first.chain.targets[1]
     machine = AttemptMachine(
-        world.gate, AttemptStarted("r1", 2, target.clusters[first.chain.dialect])
+        world.gate, AttemptStarted("r1", 2, target.clusters[first.chain.operation])
     )
     reserve = machine.on_body(first.body, NOW)
     assert isinstance(reserve, Reserve)

@@ -14,20 +14,24 @@ from extproc.core.breaker import Breakers
 from extproc.core.estimate import MAX_BYTES_PER_TOKEN
 from extproc.core.routing import Chain, Route, text_bytes
 from extproc.policy.snapshot import BreakerPolicy, Provider, Target, VirtualModel
-from extproc.values.dialect import CALLER_DIALECTS, Dialect
+from extproc.values.dialect import OWN_OPERATIONS, Operation
 from extproc.values.money import Price, Rates
 
 PRICE = Price(Rates(1, 1, 1, 1))
 POLICY = BreakerPolicy(1, 60_000, 60_000)
 PROVIDER = Provider("p", {})
-BOTH = frozenset(CALLER_DIALECTS)
+SERVABLE = tuple(one for one in Operation if one not in OWN_OPERATIONS)
+EVERYTHING = frozenset(SERVABLE)
 ALMOST_ONE = 1 - 2**-53
 
 
 def target(
-    name: str, weight: int = 0, dialects: frozenset[Dialect] = BOTH, timeout_ms: int = 1_000
+    name: str,
+    weight: int = 0,
+    operations: frozenset[Operation] = EVERYTHING,
+    timeout_ms: int = 1_000,
 ) -> Target:
-    clusters = {dialect: f"{name}-{dialect}" for dialect in dialects}
+    clusters = {operation: f"{name}-{operation}" for operation in operations}
     return Target(name, PROVIDER, name, name, PRICE, timeout_ms, clusters, weight)
 
 
@@ -49,13 +53,13 @@ def broken(*open_names: str) -> Breakers:
 
 
 WEIGHTS = st.lists(st.integers(0, 1_000_000), min_size=1, max_size=6).filter(any)
-SERVED = st.frozensets(st.sampled_from(CALLER_DIALECTS))
+SERVED = st.frozensets(st.sampled_from(SERVABLE))
 DRAWS = st.floats(0, 1, exclude_max=True) | st.just(ALMOST_ONE)
 
 
-@given(st.data(), WEIGHTS, st.integers(0, 4), DRAWS, st.sampled_from(CALLER_DIALECTS))
+@given(st.data(), WEIGHTS, st.integers(0, 4), DRAWS, st.sampled_from(SERVABLE))
 def test_a_chain_is_every_target_that_can_serve_once_in_order(
-    data: st.DataObject, weights: list[int], fallbacks: int, draw: float, dialect: Dialect
+    data: st.DataObject, weights: list[int], fallbacks: int, draw: float, operation: Operation
 ) -> None:
     rules = tuple(
         target(f"r{place}", weight, data.draw(SERVED)) for place, weight in enumerate(weights)
@@ -63,11 +67,11 @@ def test_a_chain_is_every_target_that_can_serve_once_in_order(
     later = tuple(target(f"f{place}", 0, data.draw(SERVED)) for place in range(fallbacks))
     virtual = VirtualModel("m", rules, later, POLICY)
     is_open = {each.model for each in virtual.all_targets if data.draw(st.booleans())}
-    route = Route(virtual, dialect)
+    route = Route(virtual, operation)
     chain = route.draw(draw, broken(*is_open), 0)
 
     can_serve = [
-        each for each in virtual.all_targets if dialect in each.clusters
+        each for each in virtual.all_targets if operation in each.clusters
         and each.model not in is_open
     ]  # fmt: skip
     weighted = [each for each in can_serve if each.weight]
@@ -78,7 +82,7 @@ def test_a_chain_is_every_target_that_can_serve_once_in_order(
     rest = [each for each in weighted if each not in drawn]
     idle = [each for each in can_serve if not each.weight]
     assert list(chain.targets) == drawn + rest + idle
-    assert chain.dialect is dialect
+    assert chain.operation is operation
 
 
 @given(WEIGHTS, st.data())
@@ -86,7 +90,7 @@ def test_weights_are_shares_of_what_is_available(weights: list[int], data: st.Da
     virtual = model(*weights, fallbacks=1)
     is_open = {f"r{place}" for place in range(len(weights)) if data.draw(st.booleans())}
     breakers = broken(*is_open)
-    route = Route(virtual, Dialect.OPENAI)
+    route = Route(virtual, Operation.CHAT_COMPLETIONS)
     draws = 500
     first = [names(route.draw((n + 0.5) / draws, breakers, 0))[0] for n in range(draws)]
     available = {
@@ -102,47 +106,49 @@ def test_weights_are_shares_of_what_is_available(weights: list[int], data: st.Da
 
 
 def test_a_split_of_ninety_to_ten_is_one() -> None:
-    route = Route(model(90, 10), Dialect.OPENAI)
+    route = Route(model(90, 10), Operation.CHAT_COMPLETIONS)
     first = [names(route.draw(n / 1_000, Breakers(), 0))[0] for n in range(1_000)]
     assert (first.count("r0"), first.count("r1")) == (900, 100)
 
 
 def test_a_rule_of_no_weight_is_a_fallback_before_the_fallbacks() -> None:
-    route = Route(model(0, 5, 0, fallbacks=2), Dialect.OPENAI)
+    route = Route(model(0, 5, 0, fallbacks=2), Operation.CHAT_COMPLETIONS)
     for draw in (0.0, 0.5, ALMOST_ONE):
         assert names(route.draw(draw, Breakers(), 0)) == ["r1", "r0", "r2", "f0", "f1"]
 
 
 def test_a_breaker_that_admits_a_probe_is_in_the_chain_again() -> None:
-    route = Route(model(1, 1), Dialect.OPENAI)
+    route = Route(model(1, 1), Operation.CHAT_COMPLETIONS)
     breakers = broken("r0")
     assert names(route.draw(0.0, breakers, 59_999)) == ["r1"]
     assert names(route.draw(0.0, breakers, 60_000)) == ["r0", "r1"]
 
 
 def test_with_every_rule_open_the_fallbacks_serve_and_with_all_open_nothing() -> None:
-    route = Route(model(1, 1, fallbacks=1), Dialect.OPENAI)
+    route = Route(model(1, 1, fallbacks=1), Operation.CHAT_COMPLETIONS)
     assert names(route.draw(0.9, broken("r0", "r1"), 0)) == ["f0"]
     assert names(route.draw(0.9, broken("r0", "r1", "f0"), 0)) == []
 
 
-def test_a_model_that_nobody_serves_in_a_dialect_has_an_empty_chain() -> None:
-    only = VirtualModel("m", (target("r0", 1, frozenset({Dialect.OPENAI})),), (), POLICY)
-    route = Route(only, Dialect.ANTHROPIC)
+def test_a_model_that_nobody_serves_for_an_operation_has_an_empty_chain() -> None:
+    only = VirtualModel(
+        "m", (target("r0", 1, frozenset({Operation.CHAT_COMPLETIONS})),), (), POLICY
+    )
+    route = Route(only, Operation.MESSAGES)
     assert route.targets == ()
     assert route.draw(0.5, Breakers(), 0).targets == ()
     assert route.draw(0.5, broken("r0"), 0).targets == ()
 
 
 def test_the_chains_of_a_route_are_shared_so_that_their_wire_form_is_made_once() -> None:
-    route = Route(model(1, 1), Dialect.OPENAI)
+    route = Route(model(1, 1), Operation.CHAT_COMPLETIONS)
     assert route.draw(0.1, Breakers(), 0) is route.draw(0.2, Breakers(), 0)
     assert route.draw(0.1, Breakers(), 0) is not route.draw(0.9, Breakers(), 0)
 
 
 def test_a_chain_waits_as_long_as_its_slowest_target() -> None:
     slow, quick = target("a", timeout_ms=9_000), target("b", timeout_ms=100)
-    chain = Chain(Dialect.OPENAI, (quick, slow), POLICY)
+    chain = Chain(Operation.CHAT_COMPLETIONS, (quick, slow), POLICY)
     assert chain.timeout_ms == 9_000
     rest = chain.without([slow])
     assert names(rest) == ["b"]
@@ -153,7 +159,7 @@ def test_a_chain_waits_as_long_as_its_slowest_target() -> None:
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (3, 7), (1_000_000, 1), (999_999, 7, 1)])
 def test_the_last_draw_there_is_still_finds_a_target(weights: tuple[int, ...]) -> None:
-    route = Route(model(*weights), Dialect.OPENAI)
+    route = Route(model(*weights), Operation.CHAT_COMPLETIONS)
     last = f"r{len(weights) - 1}"
     assert names(route.draw(ALMOST_ONE, Breakers(), 0))[0] == last
     assert names(route.draw(0.0, Breakers(), 0))[0] == "r0"
@@ -165,16 +171,16 @@ def test_the_narrowest_context_says_how_long_a_text_fits_every_target() -> None:
         for name, context in (("wide", 1_000), ("narrow", 100), ("unknown", None))
     )
     rules = (replace(target("r0", 1), price=wide.price),)
-    assert Route(VirtualModel("m", rules, (narrow, unknown)), Dialect.OPENAI).narrowest_bytes == (
-        100 * MAX_BYTES_PER_TOKEN
-    )
+    assert Route(
+        VirtualModel("m", rules, (narrow, unknown)), Operation.CHAT_COMPLETIONS
+    ).narrowest_bytes == (100 * MAX_BYTES_PER_TOKEN)
     assert text_bytes(unknown) > 2**60
     nothing = VirtualModel("m", (target("r0", 1, frozenset()),), ())
-    assert Route(nothing, Dialect.OPENAI).narrowest_bytes > 2**60
+    assert Route(nothing, Operation.CHAT_COMPLETIONS).narrowest_bytes > 2**60
 
 
 def test_a_target_alone_is_one_chain_that_is_made_once() -> None:
-    route = Route(model(1, 2, fallbacks=1), Dialect.OPENAI)
+    route = Route(model(1, 2, fallbacks=1), Operation.CHAT_COMPLETIONS)
     chains = [route.alone(each) for each in route.targets]
     assert [names(chain) for chain in chains] == [["r0"], ["r1"], ["f0"]]
     assert [route.alone(each) for each in route.targets] == chains

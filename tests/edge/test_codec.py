@@ -56,7 +56,9 @@ def test_a_forward_says_where_to_go_and_in_which_order() -> None:
     verdict = answer.dynamic_metadata["tokenweir"]
     assert verdict["ok"] is True
     groups = [group["clusters"][0]["cluster_name"] for group in verdict["priority_groups"]]
-    assert groups == [target.clusters[Dialect.OPENAI] for target in command.chain.targets]
+    assert groups == [
+        target.clusters[Operation.CHAT_COMPLETIONS] for target in command.chain.targets
+    ]
     assert verdict["gen"] == "1"
     assert verdict["rules"] == "session,shadow,all"
     # Twice, as the second answer about a chain comes from its cache.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from extproc.policy.compiler import compile_folder
 from extproc.policy.loader import load_folder
 from extproc.policy.snapshot import PolicySnapshot
-from extproc.values.dialect import Dialect
+from extproc.values.dialect import OWN_OPERATIONS, Operation
 from extproc.values.envelope import Envelope
 from extproc.values.limit import BreachKind, Scope, Unit
 
@@ -52,7 +52,8 @@ def test_the_shipped_configs_are_the_seeds_documents() -> None:
     assert [target.weight for target in model.targets] == [90, 10]
     assert model.breaker.cooldown_ms == 30_000
     for target in model.all_targets:
-        assert set(target.clusters) == {Dialect.OPENAI, Dialect.ANTHROPIC}
+        assert set(target.clusters) == {one for one in Operation if one not in OWN_OPERATIONS}
+        assert not target.translated
     assert {warning.code for warning in snapshot.warnings} == {"channel_unset"}
 
 
@@ -222,7 +223,7 @@ def test_F76_a_thousand_rules_cost_a_decision_little_more_than_ten() -> None:
     assert cost(index(1_000)) < 2 * cost(index(10))
 
 
-def test_a_target_of_another_dialect_is_left_out_with_a_warning() -> None:
+def test_a_target_of_another_dialect_serves_what_can_be_translated() -> None:
     text = """
 name: g
 type: gateway-config
@@ -239,8 +240,33 @@ rules:
     snapshot = compiled(x=text)
     assert isinstance(snapshot, PolicySnapshot)
     target = snapshot.virtual_models["only-claude"].targets[0]
-    assert set(target.clusters) == {Dialect.ANTHROPIC}
-    assert "dialect_not_served" in {warning.code for warning in snapshot.warnings}
+    own = {Operation.MESSAGES, Operation.COUNT_TOKENS}
+    assert target.translated == {Operation.CHAT_COMPLETIONS, Operation.RESPONSES}
+    assert set(target.clusters) == own | target.translated
+    assert len({target.clusters[operation] for operation in own}) == 1
+    assert len({target.clusters[operation] for operation in target.translated}) == 1
+    assert len(set(target.clusters.values())) == 2
+    assert "dialect_not_served" not in {warning.code for warning in snapshot.warnings}
+
+
+def test_a_target_without_an_endpoint_is_left_out_with_a_warning() -> None:
+    text = """
+name: g
+type: gateway-config
+providers:
+  google: {dialect: gemini}
+prices:
+  - {provider: google, model: gemini-2.5-pro, input_usd_per_mtok: 1, output_usd_per_mtok: 5}
+---
+name: only-gemini
+type: gateway-load-balancing-config
+rules:
+  - {id: c, target: {provider: google, model: gemini-2.5-pro}}
+"""
+    snapshot = compiled(x=text)
+    assert isinstance(snapshot, PolicySnapshot)
+    assert not snapshot.virtual_models["only-gemini"].targets[0].clusters
+    assert [one.code for one in snapshot.warnings].count("dialect_not_served") == 2
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ class Simulation:
                 policy = sim_policy.sim_policy(call.variant, call.generation)
                 for model in policy.virtual_models.values():
                     for target in (*model.targets, *model.fallbacks):
-                        if target.clusters.get(call.dialect) == cluster:
+                        if cluster in target.clusters.values():
                             return target.name
                 raise Violation(f"I6: the verdict names a cluster that no target has: {cluster}")
 

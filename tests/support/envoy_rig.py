@@ -226,7 +226,7 @@ class RequestStage:
         common.clear_route_cache = True
         body = wish.get("body", "first").encode()
         common.body_mutation.body = body
-        endpoint = targets[0].provider.endpoints[operation.dialect]
+        endpoint = targets[0].endpoints[operation]
         mutation = common.header_mutation
         _set(mutation, ":path", f"{endpoint.base_path}/{operation.value}".encode())
         _set(mutation, ":authority", endpoint.authority.encode())
@@ -237,8 +237,7 @@ class RequestStage:
         for name, value in wish.get("set", {}).items():
             _set(mutation, name, value.encode())
         groups = [
-            {"name": t.name, "clusters": [{"cluster_name": t.clusters[operation.dialect]}]}
-            for t in targets
+            {"name": t.name, "clusters": [{"cluster_name": t.clusters[operation]}]} for t in targets
         ]
         for group in groups:
             group["clusters"][0]["weight"] = 1

@@ -133,7 +133,7 @@ class World:
     def attempt(self, first: Forward, place: int, now: int = NOW) -> Any:
         """Envoy tries the target at ``place`` of the chain next: the attempt's last command."""
         target = first.chain.targets[place]
-        cluster = target.clusters[first.chain.dialect]
+        cluster = target.clusters[first.chain.operation]
         event = AttemptStarted(f"r{self.requests}", place + 1, cluster)
         machine = AttemptMachine(self.gate, event)
         command: Any = machine.on_body(first.body, now)

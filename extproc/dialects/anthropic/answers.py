@@ -110,7 +110,7 @@ def part_of(block: Json) -> Part | None:
 def usage_of(usage: object) -> TokenUsage | None:
     """Token counts as the provider reports them; None when it reports none that can be read."""
     reported = usage_from_object(Operation.MESSAGES, usage)
-    return None if reported is None else reported.usage
+    return None if reported is None or reported.suspect else reported.usage
 
 
 def write_answer(answer: Answer, context: Context) -> bytes:

@@ -58,6 +58,7 @@ class MessageStreamReader:
         """Anthropic's index of an open block to ours: blocks of its own tools have none."""
         self._next_part = 0
         self._usage: Json = {}
+        self._shrunk = False
         self._stopped = False
         self._over = False
 
@@ -72,7 +73,7 @@ class MessageStreamReader:
             events = self._read(self._sse.end())
         if not self._over:
             if self._stopped:
-                events.append(Ended(usage_of(self._usage)))
+                events.append(Ended(self._usage_so_far()))
             else:
                 cut = ProviderError(_BROKEN_STATUS, "api", "The provider's stream ended early.")
                 events += [*map(PartEnded, self._parts.values()), Failed(cut)]
@@ -109,13 +110,16 @@ class MessageStreamReader:
             self._message_delta(event, events)
         elif kind == "message_stop":
             self._over = True
-            events.append(Ended(usage_of(self._usage)))
+            events.append(Ended(self._usage_so_far()))
         elif kind == "ping":
             events.append(Ping())
         elif kind == "error":
             self._over = True
             events.append(Failed(_stream_error(event)))
         # Events that Anthropic adds later say nothing that could be told elsewhere.
+
+    def _usage_so_far(self) -> TokenUsage | None:
+        return None if self._shrunk else usage_of(self._usage)
 
     def _block(self, index: int, block: Json, events: list[Event]) -> None:
         kind = _KINDS.get(block["type"])
@@ -150,7 +154,10 @@ class MessageStreamReader:
 
     def _message_delta(self, event: Json, events: list[Event]) -> None:
         for key, value in (event.get("usage") or {}).items():
-            if value is not None:
+            before = self._usage.get(key)
+            if type(value) is int and type(before) is int and value < before:
+                self._shrunk = True  # totals only grow
+            elif value is not None:
                 self._usage[key] = value
         delta = event.get("delta") or {}
         if delta.get("stop_reason") is None:
@@ -160,7 +167,7 @@ class MessageStreamReader:
             Stopped(
                 stop_of(delta["stop_reason"]),
                 str(delta.get("stop_sequence") or ""),
-                usage_of(self._usage),
+                self._usage_so_far(),
             )
         )
 

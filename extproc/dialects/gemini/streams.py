@@ -83,7 +83,8 @@ class GeminiStreamReader:
             status = code if type(code) is int and 400 <= code < 600 else _BROKEN_STATUS
             events.append(Failed(read_error(status, data)))
             return
-        self._usage = usage_of(document.get("usageMetadata")) or self._usage
+        if "usageMetadata" in document:
+            self._usage = usage_of(document["usageMetadata"])
         if not self._started:
             self._started = True
             name = str(document.get("responseId") or self._context.request_id)

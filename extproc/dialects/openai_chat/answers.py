@@ -104,7 +104,7 @@ def _choice(choice: Json) -> tuple[list[Part], Stop, list[Json]]:
 def usage_of(usage: object) -> TokenUsage | None:
     """Token counts as the provider reports them; None when it reports none that can be read."""
     reported = usage_from_object(Operation.CHAT_COMPLETIONS, usage)
-    return None if reported is None else reported.usage
+    return None if reported is None or reported.suspect else reported.usage
 
 
 def write_answer(answer: Answer, context: Context) -> bytes:

@@ -111,12 +111,12 @@ class ChatStreamReader:
                     created if type(created) is int else 0,
                 )
             )
-        usage = usage_of(chunk.get("usage"))
-        if usage is not None:
-            self._usage = usage
         for choice in chunk.get("choices") or ():
             if choice.get("index", 0) == 0:  # further choices cannot be told apart by most clients
                 self._choice(choice, events)
+        if chunk.get("usage") is not None:
+            # Counts that come while the answer goes on (vLLM's) are none to bill by.
+            self._usage = usage_of(chunk["usage"]) if self._stop is not None else None
 
     def _choice(self, choice: Json, events: list[Event]) -> None:
         delta = choice.get("delta") or {}
