@@ -88,7 +88,7 @@ def _mapper(reply: _Reply, anthropic: bool) -> Json:
         filters.append(_anthropic_caller())
     document = _anthropic_document(reply) if anthropic else _openai_document(reply)
     mapper: Json = {
-        "filter": {"and_filter": {"filters": filters}} if len(filters) > 1 else filters[0],
+        "filter": _all_of(filters),
         "body_format_override": {"json_format": document, "content_type": "application/json"},
     }
     if reply.new_status:
@@ -104,24 +104,23 @@ def _mapper(reply: _Reply, anthropic: bool) -> Json:
 
 
 def _anthropic_caller() -> Json:
+    """By what the sidecar said; by the path where it said nothing."""
     match = {"name": ":path", "string_match": {"safe_regex": {"regex": _ANTHROPIC_PATH}}}
-    by_path = {"header_filter": {"header": match}}
-    anthropic = _said_caller(Dialect.ANTHROPIC)
-    anthropic["metadata_filter"]["match_if_key_not_found"] = {"value": False}
-    not_openai = _said_caller(Dialect.OPENAI)
-    not_openai["metadata_filter"]["matcher"]["invert"] = True
-    return {
-        "or_filter": {"filters": [anthropic, {"and_filter": {"filters": [by_path, not_openai]}}]}
-    }
+    by_path = [{"header_filter": {"header": match}}, _said_anthropic(unsaid=True)]
+    return {"or_filter": {"filters": [_said_anthropic(unsaid=False), _all_of(by_path)]}}
 
 
-def _said_caller(dialect: Dialect) -> Json:
+def _said_anthropic(*, unsaid: bool) -> Json:
     matcher = {
         "filter": METADATA,
         "path": [{"key": CALLER_KEY}],
-        "value": {"string_match": {"exact": str(dialect)}},
+        "value": {"string_match": {"exact": str(Dialect.ANTHROPIC)}},
     }
-    return {"metadata_filter": {"matcher": matcher}}
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": {"value": unsaid}}}
+
+
+def _all_of(filters: list[Json]) -> Json:
+    return {"and_filter": {"filters": filters}} if len(filters) > 1 else filters[0]
 
 
 def _anthropic_document(reply: _Reply) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from certificates import Authority, server_context
 from envoy_rig import PLAIN, Received, Rig, answer
 
 from extproc.envoy.clusters import DEAD_CLUSTER, MAX_ATTEMPTS, clusters
+from extproc.envoy.settings import GatewaySettings
+from extproc.policy.compiler import compile_folder
+from extproc.policy.snapshot import PolicySnapshot
 
 CLOSED = '{endpoints: {openai: "http://127.0.0.1:9/v1", anthropic: "http://127.0.0.1:9"}}'
 NO_HOST = '{dialect: openai, base_url: "http://no-such-host.invalid/v1"}'
@@ -348,3 +352,46 @@ def test_no_cluster_has_a_limit_that_streams_would_meet(rig) -> None:
 
 def test_the_closed_port_has_no_limit_either(rig) -> None:
     assert limits(rig, DEAD_CLUSTER) == {2**32 - 1}
+
+
+def wrapper_filters(dialect: str, credential: str) -> list[dict[str, Any]]:
+    """The upstream filters of the only wrapper of one foreign provider."""
+    text = f"""
+name: g
+type: gateway-config
+providers:
+  p: {{dialect: {dialect}, base_url: "https://bedrock-runtime.eu-west-1.amazonaws.com",
+       credential: "{credential}"}}
+prices:
+  - {{provider: p, model: m, input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
+---
+name: v
+type: gateway-load-balancing-config
+rules:
+  - {{id: r, target: {{provider: p, model: m}}}}
+"""
+    snapshot = compile_folder({"x.yaml": text.encode()}, 1, {})
+    assert isinstance(snapshot, PolicySnapshot)
+    settings = GatewaySettings("127.0.0.1", 1, Path("/s"), Path("/c"))
+    found = [one for one in clusters(snapshot, settings) if one["name"].startswith("x_")]
+    (options,) = found[0]["typed_extension_protocol_options"].values()
+    filters: list[dict[str, Any]] = options["http_filters"]
+    return filters
+
+
+def test_bedrock_is_signed_after_it_was_translated() -> None:
+    stage, signer, codec = wrapper_filters("bedrock", "env:AWS_ACCESS_KEY_ID")
+    assert stage["typed_config"]["processing_mode"]["response_body_mode"] == "STREAMED"
+    assert signer["name"] == "envoy.filters.http.aws_request_signing"
+    assert signer["typed_config"]["service_name"] == "bedrock"
+    assert signer["typed_config"]["region"] == "eu-west-1"
+    assert codec["name"] == "envoy.filters.http.upstream_codec"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "header"),
+    [("bedrock", "authorization"), ("gemini", "x-goog-api-key"), ("azure-openai", "api-key")],
+)
+def test_each_api_gets_its_key_where_it_looks_for_it(dialect: str, header: str) -> None:
+    _, injector, _ = wrapper_filters(dialect, "env:KEY")
+    assert injector["typed_config"]["credential"]["typed_config"]["header"] == header

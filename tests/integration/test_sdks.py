@@ -46,7 +46,7 @@ BARE = f"""credentials:
     models: [gemini-only]
 """
 FAR = """
-  far: {dialect: gemini, base_url: "https://g.invalid"}
+  far: {dialect: gemini}
 prices:
   - {provider: far, model: gem, input_usd_per_mtok: 1, output_usd_per_mtok: 1, context_tokens: 9000}
 """

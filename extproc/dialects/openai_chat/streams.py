@@ -63,6 +63,7 @@ class ChatStreamReader:
         """Pieces of calls that came before the open one was over."""
         self._usage: TokenUsage | None = None
         self._stop: Stop | None = None
+        self._refused = False
         self._over = False
 
     def feed(self, data: bytes) -> Sequence[Event]:
@@ -140,6 +141,7 @@ class ChatStreamReader:
         self, kind: PartKind, text: str, logprobs: tuple[Json, ...], events: list[Event]
     ) -> None:
         if self._open is not kind:
+            self._refused |= kind is PartKind.REFUSED
             self._begin(PartStarted(self._part + 1, kind), events)
         events.append(Delta(self._part, text, logprobs if kind is PartKind.TEXT else ()))
 
@@ -212,7 +214,10 @@ class ChatStreamReader:
             cut = ProviderError(_ERROR_STATUS, "api", "The provider's stream ended early.")
             events.append(Failed(cut))
             return
-        events.append(Stopped(self._stop, usage=self._usage))
+        # OpenAI ends a refusal with a plain "stop".
+        refused = self._refused and self._stop is Stop.END
+        stop = Stop.REFUSAL if refused else self._stop
+        events.append(Stopped(stop, usage=self._usage))
         events.append(Ended(self._usage))
 
 

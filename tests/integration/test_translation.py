@@ -1,0 +1,427 @@
+"""Callers of one dialect at targets of another, through the real Envoy: official SDKs as callers,
+the demo provider in each provider's own dialect as a strict target, its bill as the judge."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+from gateway import GATEWAY, KEY, Gateway, base_policy
+
+PROVIDERS = {
+    "claude": ("anthropic", "claude-haiku-4-5"),
+    "gpt": ("openai", "gpt-4o-mini"),
+    "gem": ("vertex", "gemini-2.0-flash"),
+    "rock": ("bedrock", "anthropic.claude-haiku-4-5"),
+}
+MODEL = """
+name: {name}
+type: gateway-load-balancing-config
+rules:
+  - {{id: {name}-r, weight: 1, target: {{provider: {provider}, model: {model}}}, timeout_ms: 2000}}
+{fallbacks}circuit_breaker: {{failure_threshold: 10000, window_seconds: 60, cooldown_seconds: 2}}
+"""
+FALLBACKS = """fallbacks:
+  - {id: chain-gpt, provider: openai, model: gpt-4o-mini, timeout_ms: 2000}
+  - {id: chain-gem, provider: vertex, model: gemini-2.0-flash, timeout_ms: 2000}
+"""
+BUDGET = """
+name: money
+type: gateway-budget-config
+budgets:
+  - {id: all, ceiling_usd: 100, window: monthly}
+"""
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "Looks something up.",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    for name in ("weather", "news")
+]
+ANTHROPIC_TOOLS: list[Any] = [
+    {
+        "name": tool["function"]["name"],
+        "description": tool["function"]["description"],
+        "input_schema": tool["function"]["parameters"],
+    }
+    for tool in TOOLS
+]
+SCHEMA: Any = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "intent",
+        "schema": TOOLS[0]["function"]["parameters"],
+        "strict": True,
+    },
+}
+PNG = base64.b64encode(
+    bytes.fromhex(
+        "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
+        "0000000d49444154789c6360000002000001e221bc330000000049454e44ae426082"
+    )
+).decode()
+HI: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+FOREIGN = ("claude", "gem", "rock")
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    models = {
+        name: MODEL.format(name=name, provider=provider, model=model, fallbacks="")
+        for name, (provider, model) in PROVIDERS.items()
+    }
+    models["chain"] = MODEL.format(
+        name="chain", provider="anthropic", model="claude-haiku-4-5", fallbacks=FALLBACKS
+    )
+    policy = base_policy(**models, money=BUDGET)
+    native = GATEWAY.replace("demo: auto", "demo: native")
+    policy["gateway.yaml"] = native.format(digest=hashlib.sha256(KEY.encode()).hexdigest())
+    running = Gateway(tmp_path_factory.mktemp("translation"), policy).start()
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(autouse=True)
+def balanced(gateway: Gateway) -> Iterator[None]:
+    """Whatever a test does: what was settled is at least the bill, and what grew on both is equal
+    unless the test says otherwise."""
+    gateway.clear_faults()
+    yield
+    gateway.clear_faults()
+
+
+@pytest.fixture
+def chat(gateway: Gateway) -> openai.OpenAI:
+    return openai.OpenAI(base_url=gateway.url + "/v1", api_key=KEY, max_retries=0)
+
+
+@pytest.fixture
+def claude(gateway: Gateway) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=gateway.url, api_key=KEY, max_retries=0)
+
+
+class Money:
+    """What a test cost by the provider's bill and by the ledger."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._before = self._both()
+
+    def _both(self) -> tuple[int, int]:
+        settled = self._gateway.settled("all/usd")
+        return self._gateway.billed_micro_usd(), settled
+
+    def spent(self) -> tuple[int, int]:
+        """By the bill, by the ledger."""
+        after = self._both()
+        return after[0] - self._before[0], after[1] - self._before[1]
+
+
+def every_provider(gateway: Gateway, **faults: Any) -> None:
+    for provider, _ in PROVIDERS.values():
+        gateway.faults(provider, strict=True, **faults)
+
+
+def ask(chat: openai.OpenAI, model: str, stream: bool, **fields: Any) -> Any:
+    """A chat completion; a streamed one put together by the SDK."""
+    request = {"model": model, "messages": HI, "max_completion_tokens": 4_000, **fields}
+    if not stream:
+        return chat.chat.completions.create(**request)
+    with chat.chat.completions.stream(**request, stream_options={"include_usage": True}) as events:
+        for _ in events:
+            pass
+        return events.get_final_completion()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", FOREIGN)
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("text", {}),
+        ("tools", {"tools": TOOLS}),
+        ("parallel_tools", {"tools": TOOLS}),
+        ("json", {"response_format": SCHEMA}),
+        ("thinking", {"reasoning_effort": "low"}),
+        ("refusal", {}),
+    ],
+)
+def test_an_openai_caller_is_answered_by_every_other_api(
+    gateway: Gateway, chat: openai.OpenAI, model: str, stream: bool, kind: str, fields: Any
+) -> None:
+    every_provider(gateway, answer=kind)
+    money = Money(gateway)
+    if kind == "refusal" and stream:
+        # The SDK's own helper raises what it is told.
+        with pytest.raises(openai.ContentFilterFinishReasonError):
+            ask(chat, model, stream, **fields)
+        billed, settled = money.spent()
+        assert billed == settled > 0
+        return
+    completion = ask(chat, model, stream, **fields)
+    choice = completion.choices[0]
+    calls = choice.message.tool_calls or []
+    if kind in ("tools", "parallel_tools"):
+        assert choice.finish_reason == "tool_calls"
+        assert [call.function.name for call in calls] == ["weather", "news"][: len(calls)]
+        assert len(calls) == (1 if kind == "tools" else 2)
+        assert all("city" in json.loads(call.function.arguments) for call in calls)
+        assert len({call.id for call in calls}) == len(calls)
+    elif kind == "json":
+        assert "city" in json.loads(choice.message.content)
+    elif kind == "refusal":
+        assert choice.finish_reason == "content_filter"
+    else:
+        assert choice.finish_reason == "stop"
+        assert choice.message.content
+    if kind == "thinking":
+        assert choice.message.reasoning_content
+    assert completion.usage.prompt_tokens > 0
+    billed, settled = money.spent()
+    assert billed == settled > 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["gpt", "gem", "rock"])
+@pytest.mark.parametrize("kind", ["text", "tools", "parallel_tools", "refusal"])
+def test_an_anthropic_caller_is_answered_by_every_other_api(
+    gateway: Gateway, claude: anthropic.Anthropic, model: str, stream: bool, kind: str
+) -> None:
+    every_provider(gateway, answer=kind)
+    money = Money(gateway)
+    request: dict[str, Any] = {"model": model, "max_tokens": 500, "messages": HI}
+    if "tools" in kind:
+        request["tools"] = ANTHROPIC_TOOLS
+    if stream:
+        with claude.messages.stream(**request) as events:
+            message: Any = events.get_final_message()
+    else:
+        message = claude.messages.create(**request)
+    calls = [block for block in message.content if block.type == "tool_use"]
+    if "tools" in kind:
+        assert message.stop_reason == "tool_use"
+        assert len(calls) == (1 if kind == "tools" else 2)
+        assert all("city" in call.input for call in calls)
+    else:
+        assert message.stop_reason == ("refusal" if kind == "refusal" else "end_turn")
+    assert message.usage.input_tokens > 0
+    billed, settled = money.spent()
+    assert billed == settled > 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", FOREIGN)
+def test_a_responses_caller_is_answered_by_every_other_api(
+    gateway: Gateway, chat: openai.OpenAI, model: str, stream: bool
+) -> None:
+    every_provider(gateway)
+    money = Money(gateway)
+    if stream:
+        *_, last = chat.responses.create(model=model, input="Hi there.", stream=True)
+        assert last.type == "response.completed"
+        response: Any = last.response
+    else:
+        response = chat.responses.create(model=model, input="Hi there.")
+    assert response.status == "completed"
+    assert response.output_text
+    billed, settled = money.spent()
+    assert billed == settled > 0
+
+
+@pytest.mark.parametrize("model", FOREIGN)
+def test_an_image_reaches_every_other_api(
+    gateway: Gateway, chat: openai.OpenAI, model: str
+) -> None:
+    every_provider(gateway, keep_bodies=True)
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    content = [{"type": "text", "text": "What is this?"}, image]
+    assert ask(chat, model, False, messages=[{"role": "user", "content": content}]).choices
+    assert PNG in json.dumps(gateway.bill()[-1])
+
+
+def test_what_the_provider_reads_from_its_cache_is_charged_as_that(
+    gateway: Gateway, chat: openai.OpenAI
+) -> None:
+    every_provider(gateway, cached_tokens=6, cache_write_tokens=5)
+    for stream in (False, True):
+        money = Money(gateway)
+        usage = ask(chat, "claude", stream).usage
+        assert usage.prompt_tokens_details.cached_tokens == 6
+        billed, settled = money.spent()
+        assert billed == settled > 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chain_crosses_dialects_without_the_caller_noticing(
+    gateway: Gateway, chat: openai.OpenAI, stream: bool
+) -> None:
+    """Anthropic, then OpenAI, then Vertex, for one OpenAI caller."""
+    for failing, model in (
+        ((), "anthropic"), (("anthropic",), "openai"), (("anthropic", "openai"), "vertex"),
+    ):  # fmt: skip
+        gateway.clear_faults()
+        for provider in failing:
+            gateway.faults(provider, status=503)
+        money = Money(gateway)
+        sent = chat.chat.completions.with_raw_response.create(
+            model="chain", messages=HI, stream=stream
+        )
+        assert sent.headers["x-tfy-resolved-model"].startswith(model + "/")
+        answer: Any = sent.parse()
+        if stream:
+            chunks = list(answer)
+            text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+            assert all(chunk.usage is None for chunk in chunks)  # the caller asked for none
+            assert chunks[-1].choices[0].finish_reason
+        else:
+            text = answer.choices[0].message.content
+        assert text
+        billed, settled = money.spent()
+        assert billed == settled > 0
+
+
+def test_a_providers_error_has_the_callers_shape(
+    gateway: Gateway, chat: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    every_provider(gateway, status=400)
+    money = Money(gateway)
+    for model in FOREIGN:
+        with pytest.raises(openai.BadRequestError) as refused:
+            ask(chat, model, False)
+        body: Any = refused.value.body
+        assert body["message"]
+    with pytest.raises(anthropic.BadRequestError) as failed:
+        claude.messages.create(model="gpt", max_tokens=10, messages=HI)
+    document: Any = failed.value.body
+    assert document["type"] == "error"
+    assert money.spent() == (0, 0)
+
+
+def test_nobody_reachable_is_said_in_the_callers_dialect(
+    gateway: Gateway, chat: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    """Envoy's own reply: by then the path is the provider's."""
+    for provider, _ in PROVIDERS.values():
+        gateway.faults(provider, hang="before_headers")
+    with pytest.raises(openai.APIStatusError) as refused:
+        ask(chat, "claude", False)
+    body: Any = refused.value.body
+    assert body["code"] == "no_healthy_target"
+    with pytest.raises(anthropic.APIStatusError) as failed:
+        claude.messages.create(model="gpt", max_tokens=10, messages=HI)
+    document: Any = failed.value.body
+    assert document["type"] == "error"
+
+
+def test_what_no_target_can_say_is_refused_by_the_callers_field(
+    gateway: Gateway, chat: openai.OpenAI
+) -> None:
+    money = Money(gateway)
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(chat, "claude", False, logit_bias={"1": 1})
+    assert refused.value.param == "logit_bias"
+    # In a chain the targets that can take it are asked.
+    sent = chat.chat.completions.with_raw_response.create(
+        model="chain", messages=HI, logit_bias={"1": 1}
+    )
+    assert sent.headers["x-tfy-resolved-model"] == "openai/gpt-4o-mini"
+    billed, settled = money.spent()
+    assert billed == settled > 0
+
+
+def test_what_was_left_out_is_said_in_a_header(gateway: Gateway, chat: openai.OpenAI) -> None:
+    sent = chat.chat.completions.with_raw_response.create(model="gem", messages=HI, user="u1")
+    assert sent.headers["x-tfy-dropped"] == "user"
+    plain = chat.chat.completions.with_raw_response.create(model="gem", messages=HI)
+    assert "x-tfy-dropped" not in plain.headers
+
+
+def test_embeddings_have_no_translation(chat: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as refused:
+        chat.embeddings.create(model="claude", input="hi")
+    body: Any = refused.value.body
+    assert body["code"] == "no_healthy_target"
+
+
+def test_a_client_that_leaves_a_translated_stream_is_charged(
+    gateway: Gateway, chat: openai.OpenAI
+) -> None:
+    gateway.faults("anthropic", chunk_delay_ms=50, answer="long", bill_after_disconnect=True)
+    money = Money(gateway)
+    stream = chat.chat.completions.create(
+        model="claude", messages=HI, stream=True, max_completion_tokens=400
+    )
+    for _, _chunk in zip(range(3), stream, strict=False):
+        pass
+    stream.close()
+    _, settled = money.spent()
+    assert settled >= 400 * 5  # the whole maximum, at $5 per million
+
+
+def test_a_stream_that_the_provider_cuts_is_no_whole_answer_and_is_charged(
+    gateway: Gateway, chat: openai.OpenAI
+) -> None:
+    gateway.faults("anthropic", cut_after_events=6, chunk_delay_ms=30)
+    money = Money(gateway)
+    chunks: list[Any] = []
+    with pytest.raises((openai.APIError, httpx.HTTPError)):
+        chunks.extend(chat.chat.completions.create(model="claude", messages=HI, stream=True))
+    assert chunks
+    assert not any(c.choices and c.choices[0].finish_reason for c in chunks)
+    billed, settled = money.spent()
+    assert settled >= billed
+    assert settled > 0
+
+
+def test_no_event_is_held_back(gateway: Gateway, chat: openai.OpenAI) -> None:
+    gateway.faults("anthropic", chunk_delay_ms=100)
+    began = time.monotonic()
+    stream = chat.chat.completions.create(
+        model="claude", messages=HI, stream=True, max_completion_tokens=8
+    )
+    arrived = [time.monotonic() - began for chunk in stream if chunk.choices]
+    assert len(arrived) > 4
+    assert arrived[-1] - arrived[1] > 0.3
+
+
+def test_a_session_changes_its_vendor_and_comes_back(
+    gateway: Gateway, claude: anthropic.Anthropic
+) -> None:
+    """Thinking and tools: what Claude signed is kept for Claude, and left out for others."""
+    every_provider(gateway, answer="thinking_tools")
+    messages: list[Any] = list(HI)
+    for model in ("claude", "gpt", "claude", "rock", "gem", "claude"):
+        message = claude.messages.create(
+            model=model,
+            max_tokens=4_000,
+            messages=messages,
+            tools=ANTHROPIC_TOOLS,
+            thinking={"type": "enabled", "budget_tokens": 1_024},
+        )
+        calls = [block for block in message.content if block.type == "tool_use"]
+        assert calls, model
+        content = [block.model_dump(exclude_none=True) for block in message.content]
+        results = [
+            {"type": "tool_result", "tool_use_id": call.id, "content": "Sunny."} for call in calls
+        ]
+        messages += [
+            {"role": "assistant", "content": content},
+            {"role": "user", "content": results},
+        ]
