@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -29,6 +30,8 @@ rules:
   - {{id: {name}-r, weight: 1, target: {{provider: {provider}, model: {model}}}, timeout_ms: 2000}}
 {fallbacks}circuit_breaker: {{failure_threshold: 10000, window_seconds: 60, cooldown_seconds: 2}}
 """
+BEDROCK_MODEL = "anthropic.claude-haiku-4-5-20251001-v1:0"
+"""Its colon is escaped in the path, and so must be what is signed."""
 FALLBACKS = """fallbacks:
   - {id: chain-gpt, provider: openai, model: gpt-4o-mini, timeout_ms: 2000}
   - {id: chain-gem, provider: vertex, model: gemini-2.0-flash, timeout_ms: 2000}
@@ -425,3 +428,48 @@ def test_a_session_changes_its_vendor_and_comes_back(
             {"role": "assistant", "content": content},
             {"role": "user", "content": results},
         ]
+
+
+def test_bedrock_is_signed_and_gemini_and_azure_get_their_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gateway: Gateway
+) -> None:
+    """Real credentials by ``base_url``, at another gateway's demo provider."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "aws-secret")
+    monkeypatch.setenv("GEMINI_KEY", "gemini-secret")
+    monkeypatch.setenv("AZURE_KEY", "azure-secret")
+    demo = gateway.demo
+    providers = f"""providers:
+  aws: {{dialect: bedrock, base_url: "{demo}/aws/bedrock", credential: "env:AWS_ACCESS_KEY_ID"}}
+  google: {{dialect: gemini, base_url: "{demo}/g/gemini/v1beta", credential: "env:GEMINI_KEY"}}
+  azure: {{dialect: azure-openai, base_url: "{demo}/az/openai/v1", credential: "env:AZURE_KEY"}}
+prices:
+  - {{provider: aws, model: '{BEDROCK_MODEL}', input_usd_per_mtok: 1, output_usd_per_mtok: 5}}
+  - {{provider: google, model: gemini-2.0-flash, input_usd_per_mtok: 1, output_usd_per_mtok: 5}}
+  - {{provider: azure, model: gpt-4o-mini, input_usd_per_mtok: 1, output_usd_per_mtok: 5}}
+"""
+    text = GATEWAY.format(digest=hashlib.sha256(KEY.encode()).hexdigest())
+    targets = {
+        "rock": ("aws", BEDROCK_MODEL),
+        "gem": ("google", "gemini-2.0-flash"),
+        "gpt": ("azure", "gpt-4o-mini"),
+    }
+    policy = {
+        name: MODEL.format(name=name, provider=provider, model=model, fallbacks="")
+        for name, (provider, model) in targets.items()
+    }
+    files = base_policy(**policy)
+    del files["models.yaml"]
+    files["gateway.yaml"] = text[: text.index("providers:")] + providers
+    gateway.faults("aws", aws_secret="aws-secret", strict=True)
+    other = Gateway(tmp_path, files).start()
+    try:
+        for stream in (False, True):
+            chat = openai.OpenAI(base_url=other.url + "/v1", api_key=KEY, max_retries=0)
+            for model in targets:
+                assert ask(chat, model, stream).choices[0].message.content
+        claude = anthropic.Anthropic(base_url=other.url, api_key=KEY, max_retries=0)
+        for model in targets:
+            assert claude.messages.create(model=model, max_tokens=50, messages=HI).content
+    finally:
+        assert other.stop() == 0
