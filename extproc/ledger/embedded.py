@@ -13,6 +13,7 @@ from typing import Any, cast
 from extproc.ledger.counter import Cell, Counter
 from extproc.ledger.journal import Journal
 from extproc.ledger.port import (
+    ALL_WELL,
     Account,
     Denied,
     Granted,
@@ -21,6 +22,7 @@ from extproc.ledger.port import (
     Remaining,
     Settlement,
     Standing,
+    StoreState,
 )
 from extproc.values.limit import NO_CEILING, NOTHING, Amounts, Limit, Unit
 from extproc.values.money import MAX_AMOUNT
@@ -280,9 +282,26 @@ class EmbeddedLedger:
             yield counter.key, counter.scope_value, window, settled, counter.reserved
 
     @property
+    def state(self) -> StoreState:
+        """Closed once the journal cannot be written, until a restart on a sound disk."""
+        failed = self._journal.failed
+        return StoreState("closed", "journal", "the disk is full") if failed else ALL_WELL
+
+    @property
     def open_count(self) -> int:
         """Reservations that have not ended."""
         return len(self._open)
+
+    def live_counters(self, now_ms: int) -> Iterable[Counter]:
+        """Every counter, moved on to ``now_ms``."""
+        for counter in self._counters.values():
+            counter.advance(now_ms)
+            yield counter
+
+    def reservations(self) -> Iterable[tuple[Reservation, bool]]:
+        """Those that are open (True), and those that ended and may still be settled (False)."""
+        yield from ((each, True) for each in self._open.values())
+        yield from ((each, False) for each in self._ended.values() if each is not None)
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -486,7 +505,6 @@ class EmbeddedLedger:
                 reservation = reservation or self._ended.get(reservation_id)
                 if reservation is not None:
                     self._apply_end(reservation, kind, tuple(amounts), late)
-
         # Leases are looked at in order.
         leased = sorted(self._open.items(), key=lambda item: item[1].lease_until_ms)
         self._open = dict(leased)
@@ -498,8 +516,7 @@ class EmbeddedLedger:
         if counter is None or counter.window != window:
             counter = Counter(key, scope_value, window, 0)
             self._counters[key, scope_value] = counter
-            counter.restore(cells)
-        # A declaration repeats the state that this replay has reached, unless replay began here.
+            counter.restore(cells)  # else it repeats the state that this replay has reached
         counter.number = number
         numbered[number] = counter
         self._next_number = max(self._next_number, number + 1)
