@@ -60,6 +60,8 @@ SWEEP_GRACE_MS = 10_000
 """A sidecar ends its own leases; after this another one does it in its place."""
 MAX_SWEPT = 500
 MAX_REDIRECTS = 3
+REFRESH_S = 3_600.0
+"""How often a sidecar tells the store that its part counts on."""
 
 
 class RedisLedger:
@@ -238,6 +240,7 @@ class RedisLedger:
         first: set[Future[Any]] = {refused, opened}
         await asyncio.wait(first, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         opened.cancel()
+        await asyncio.gather(opened, return_exceptions=True)
         if refused.done():
             await self.stop()
             raise refused.result()
@@ -331,13 +334,17 @@ class RedisLedger:
         return True
 
     async def _until_trouble(self, link: Link) -> None:
-        closed = self._courier.closed
-        while not link.lost.done() and not closed.is_set():
-            waiter = asyncio.ensure_future(closed.wait())
-            first: set[Future[Any]] = {waiter, link.lost}
-            await asyncio.wait(first, timeout=UPKEEP_S, return_when=asyncio.FIRST_COMPLETED)
-            waiter.cancel()
-            if not link.lost.done() and not closed.is_set():
+        """Returns when the link is lost, the store says that it is closed, or it is time to tell it
+        once more that this sidecar is there."""
+        closed, loop = self._courier.closed, asyncio.get_running_loop()
+        link.lost.add_done_callback(lambda _: closed.set())
+        refresh_s = loop.time() + REFRESH_S
+        while loop.time() < refresh_s:
+            try:
+                async with asyncio.timeout(UPKEEP_S):
+                    await closed.wait()
+                return
+            except TimeoutError:
                 await self._sweep(link)
 
     async def _sweep(self, link: Link) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -19,7 +20,11 @@ START_TIMEOUT_S = 10
 
 
 def redis_binary() -> str:
-    """``redis-server`` or ``valkey-server`` of the machine, else the one that a package brings."""
+    """``redis-server`` or ``valkey-server`` of the machine, else the one that a package brings.
+    ``TOKENWEIR_REDIS_SERVER`` names another."""
+    named = os.environ.get("TOKENWEIR_REDIS_SERVER")
+    if named:
+        return named
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found:
