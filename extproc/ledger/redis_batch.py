@@ -10,6 +10,8 @@ from asyncio import Future
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from extproc.ledger.port import Account, Denied, Granted, Hold, Outcome, Remaining, Standing
 from extproc.ledger.redis_names import Names, window_name
 from extproc.values.limit import NO_CEILING, Amounts, Limit
@@ -19,10 +21,13 @@ from extproc.values.window import SlidingWindow
 SETTLED, RELEASED, EXPIRED, ABANDONED, OVERDUE = "s", "l", "x", "a", "q"
 """How a reservation ends: the last two for one whose outcome is unknown, and for one of a sidecar
 that is no more."""
+RENEWED, CORRECTED = "b", "k"
 
 _SHOWN = (0, 1, 1, 1, 2, 3)
 """By unit: requests, the three kinds of tokens, strict money, statistical money."""
 _MONEY, _LIKELY_MONEY, _KINDS = 2, 3, 4
+
+pack = msgspec.msgpack.Encoder().encode
 
 
 class AccountPlan:
@@ -68,20 +73,20 @@ class AccountPlan:
 
     def fit(self, now_ms: int) -> None:
         """Encodes the windows as they are at ``now_ms``, with the calendar's next period."""
-        words = []
+        words: list[int | str] = []
         self.valid_until_ms = NO_CEILING
         for limit, _, ceiling in self.account.holds:
             window = limit.window
             if isinstance(window, SlidingWindow):
-                times = f"{window.slot_ms} 0 0 0"
+                times = (window.slot_ms, 0, 0, 0)
             else:
                 start = window.slot(now_ms)
                 ends = window.slot_ends_ms(start)
-                times = f"0 {start} {ends} {window.slot_ends_ms(ends)}"
+                times = (0, start, ends, window.slot_ends_ms(ends))
                 self.valid_until_ms = min(self.valid_until_ms, ends)
             shown = -1 if ceiling >= NO_CEILING else min(ceiling, MAX_AMOUNT)
-            words.append(f"{int(limit.unit)} {shown} {times} {window_name(window)}")
-        self.shape = bulk(" ".join(words).encode())
+            words += (int(limit.unit), shown, *times, window_name(window))
+        self.shape = bulk(pack(words))
 
 
 class Asked:
@@ -122,22 +127,24 @@ class Asked:
 class Told:
     """Something that the store must be told: the end of a reservation, a renewal, a correction."""
 
-    __slots__ = ("id", "journaled", "keys", "kind", "plan", "record", "text")
+    __slots__ = ("amounts", "id", "journaled", "keys", "kind", "lease_ms", "plan", "record")
 
     def __init__(
         self,
         reservation_id: str,
         kind: str,
-        text: str,
+        amounts: Amounts,
         plan: AccountPlan | None = None,
         *,
+        lease_ms: int = 0,
         journaled: bool = True,
     ) -> None:
         self.id = reservation_id
         self.kind = kind
-        self.text = text
-        """The operation without its account, e.g. ``e s 1,20,20,0,200,200``."""
+        """How it ends, or ``RENEWED``, or ``CORRECTED``."""
+        self.amounts = amounts
         self.plan = plan
+        self.lease_ms = lease_ms
         self.keys = b""
         """Without a plan: the encoded keys of the counters that its record names."""
         self.record = b""
@@ -162,11 +169,6 @@ class Question:
 Operation = Asked | Told | Question
 
 
-def end(reservation_id: str, kind: str, amounts: Amounts, plan: AccountPlan | None = None) -> Told:
-    """The end of a reservation."""
-    return Told(reservation_id, kind, f"e {kind} {joined(amounts)}", plan)
-
-
 class Batch:
     """The operations of one round trip."""
 
@@ -189,9 +191,13 @@ class Batch:
         extras: list[bytes] = []
         declared: set[AccountPlan] = set()
         counters = extra_keys = 0
+        words: tuple[Any, ...]
         for operation in self.operations:
-            if isinstance(operation, Told) and operation.kind != "k":
-                text = operation.text
+            if isinstance(operation, Told) and operation.kind != CORRECTED:
+                if operation.kind == RENEWED:
+                    words = ("b", operation.lease_ms, operation.amounts)
+                else:
+                    words = ("e", operation.kind, operation.amounts)
                 plan = operation.plan
                 if plan is not None:
                     declared.add(plan)
@@ -210,22 +216,23 @@ class Batch:
                     if now_ms >= plan.valid_until_ms:
                         plan.fit(now_ms)
                 if isinstance(operation, Asked):
-                    text = f"r {number} {operation.lease_ms} {joined(operation.amounts)}"
+                    words = ("r", number, operation.lease_ms, operation.amounts)
                 elif isinstance(operation, Told):
-                    text = f"k {number} {operation.text}"
+                    limit = plan.account.holds[0].limit
+                    words = ("k", number, operation.amounts[limit.unit])
                 else:
-                    text = f"p {number}"
-            texts.append(bulk(text.encode()))
+                    words = ("p", number)
+            texts.append(bulk(pack(words)))
             records.append(bulk(self.record(operation, names)))
         for plan in declared:
             if plan not in numbers:
                 extras.append(plan.encoded_keys)
                 extra_keys += len(plan.account.holds)
         keys = 2 + counters + len(records) + extra_keys
-        words = 3 + keys + 3 + len(numbers) + len(texts)
+        count = 3 + keys + 3 + len(numbers) + len(texts)
         return b"".join(
             [
-                b"*%d\r\n$7\r\nEVALSHA\r\n" % words,
+                b"*%d\r\n$7\r\nEVALSHA\r\n" % count,
                 bulk(digest),
                 bulk(b"%d" % keys),
                 *key_parts,
@@ -293,12 +300,6 @@ def standings(question: Question, result: Any, now_ms: int) -> list[Standing]:
 def _denied(hold: Hold, settled: int, reserved: int, slot: int) -> Standing:
     resets_at_ms = hold.limit.window.leaves_ms(slot) if slot >= 0 else None
     return Standing(hold, settled, reserved, resets_at_ms)
-
-
-def joined(amounts: Amounts) -> str:
-    """Amounts as the store keeps them."""
-    requests, tokens, input_tokens, output_tokens, money, likely = amounts
-    return f"{requests},{tokens},{input_tokens},{output_tokens},{money},{likely}"
 
 
 def bulk(word: bytes) -> bytes:

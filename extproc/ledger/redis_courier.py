@@ -19,10 +19,12 @@ from functools import partial
 from typing import Any
 
 import hiredis
+import msgspec
 
 from extproc.ledger.port import Denied, Granted, LedgerUnavailableError, Outcome
 from extproc.ledger.redis_batch import (
     ABANDONED,
+    CORRECTED,
     AccountPlan,
     Asked,
     Batch,
@@ -30,7 +32,6 @@ from extproc.ledger.redis_batch import (
     Question,
     Told,
     bulk,
-    end,
     outcome,
     standings,
 )
@@ -55,6 +56,8 @@ ENDS_WAIT_S = 0.002
 """Ends travel with the next reservation, or alone after this."""
 RETRY_S = 1.0
 """An end that the store refused by itself is told again after this."""
+
+_unpack = msgspec.msgpack.Decoder().decode
 
 
 class Courier:
@@ -197,7 +200,7 @@ class Courier:
                 if plan is not None and plan.epoch != self.epoch:
                     plan = told.plan = (
                         plan.renewed(self._names, self.epoch, self.now_ms())
-                        if told.kind == "k"
+                        if told.kind == CORRECTED
                         else None
                     )
                 if plan is None and not told.keys:
@@ -374,7 +377,7 @@ class Courier:
             operation.future.exception()
 
     def _abandon(self, reservation_id: str) -> None:
-        told = end(reservation_id, ABANDONED, NOTHING)
+        told = Told(reservation_id, ABANDONED, NOTHING)
         self._part.give_up(reservation_id, self.now_ms())
         with suppress(LedgerUnavailableError):
             self._part.note_undelivered(told)
@@ -410,7 +413,7 @@ class Courier:
                 self._link.give_up(reason)
             return
         for told, record in zip(some, answer, strict=True):
-            names = record.split(b" ")[3::4] if record else []
+            names = [name.encode() for name in _unpack(record)[3][::4]] if record else []
             # The store's meta key stands for none: an operation without counters is sent too.
             told.keys = b"".join(map(bulk, names or [self._names.meta]))
         self._told.extendleft(reversed(some))

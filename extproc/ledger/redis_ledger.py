@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import hiredis
@@ -30,16 +30,16 @@ from extproc.ledger.port import (
     StoreState,
 )
 from extproc.ledger.redis_batch import (
+    CORRECTED,
     EXPIRED,
     OVERDUE,
     RELEASED,
+    RENEWED,
     SETTLED,
     AccountPlan,
     Asked,
     Question,
     Told,
-    end,
-    joined,
 )
 from extproc.ledger.redis_courier import DEADLINE_S, Courier
 from extproc.ledger.redis_errors import meaning, moved_to
@@ -126,7 +126,7 @@ class RedisLedger:
         settlement = self._part.ledger.settle(reservation_id, amounts, now_ms, about)
         if settlement is not None:
             plan = self._courier.plans.pop(reservation_id, None)
-            self._courier.tell(end(reservation_id, SETTLED, amounts, plan))
+            self._courier.tell(Told(reservation_id, SETTLED, amounts, plan))
         return settlement
 
     def release(self, reservation_id: str, now_ms: int, reason: str) -> Settlement | None:
@@ -134,7 +134,7 @@ class RedisLedger:
         settlement = self._part.ledger.release(reservation_id, now_ms, reason)
         if settlement is not None:
             plan = self._courier.plans.pop(reservation_id, None)
-            self._courier.tell(end(reservation_id, RELEASED, NOTHING, plan))
+            self._courier.tell(Told(reservation_id, RELEASED, NOTHING, plan))
         return settlement
 
     def renew(self, reservation_id: str, lease_until_ms: int, at_least: Amounts = NOTHING) -> bool:
@@ -142,9 +142,10 @@ class RedisLedger:
         if not self._part.ledger.renew(reservation_id, lease_until_ms, at_least):
             return False
         lease_ms = max(0, lease_until_ms - self._caller_now_ms)
-        text = f"b {lease_ms} {joined(at_least)}"
         plan = self._courier.plans.get(reservation_id)
-        self._courier.tell(Told(reservation_id, "b", text, plan, journaled=False))
+        self._courier.tell(
+            Told(reservation_id, RENEWED, at_least, plan, lease_ms=lease_ms, journaled=False)
+        )
         return True
 
     def expire(self, now_ms: int) -> Sequence[Settlement]:
@@ -153,7 +154,7 @@ class RedisLedger:
         settlements = self._part.ledger.expire(now_ms)
         for settlement in settlements:
             plan = self._courier.plans.pop(settlement.reservation_id, None)
-            told = end(settlement.reservation_id, EXPIRED, settlement.charged, plan)
+            told = Told(settlement.reservation_id, EXPIRED, settlement.charged, plan)
             self._courier.tell(told)
         return settlements
 
@@ -168,7 +169,8 @@ class RedisLedger:
             account = Account([Hold(limit, scope_value, NO_CEILING)], {})
             plan = AccountPlan(account, self._names, courier.epoch, store_now_ms)
             name = f"correction-{uuid4().hex}"
-            courier.tell(Told(name, "k", str(amount), plan, journaled=False))
+            amounts = cast("Amounts", (amount,) * len(NOTHING))
+            courier.tell(Told(name, CORRECTED, amounts, plan, journaled=False))
         return done
 
     def peek(self, holds: Sequence[Hold], now_ms: int) -> Future[Sequence[Standing]]:
@@ -356,6 +358,6 @@ class RedisLedger:
         except (LedgerUnavailableError, hiredis.ReplyError):
             return
         for record in records:
-            told = Told("", "e", f"e {OVERDUE} {joined(NOTHING)}", journaled=False)
+            told = Told("", OVERDUE, NOTHING, journaled=False)
             told.record = record
             self._courier.tell(told)

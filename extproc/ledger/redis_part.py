@@ -24,7 +24,7 @@ from extproc.ledger.counter import Counter
 from extproc.ledger.embedded import EmbeddedLedger, Reservation
 from extproc.ledger.journal import Journal
 from extproc.ledger.port import LedgerUnavailableError
-from extproc.ledger.redis_batch import Asked, Told, end, joined
+from extproc.ledger.redis_batch import Asked, Told, pack
 from extproc.ledger.redis_names import Names, window_name
 from extproc.values.limit import NOTHING
 
@@ -61,12 +61,12 @@ class Part:
                 members = record[3] if len(record) > 3 else self.memory.members
                 self.memory = Memory(record[1], record[2], members)
             elif kind == "u":
-                undelivered[record[1]] = [end(record[1], record[2], tuple(record[3]))]
+                undelivered[record[1]] = [Told(record[1], record[2], tuple(record[3]))]
             elif kind == "d":
                 for reservation_id in record[1:]:
                     undelivered.pop(reservation_id, None)
             elif kind in ("s", "l", "x"):
-                told = end(record[1], kind, tuple(record[3]))
+                told = Told(record[1], kind, tuple(record[3]))
                 undelivered.setdefault(record[1], []).append(told)
         self.undelivered: deque[Told] = deque()
         """What the store is to be told, oldest first."""
@@ -109,8 +109,7 @@ class Part:
 
     def note_undelivered(self, told: Told) -> None:
         """Remembers an end that has no record of its own in this segment."""
-        amounts = [int(amount) for amount in told.text.rpartition(" ")[2].split(",")]
-        self.journal.append(["u", told.id, told.kind, amounts])
+        self.journal.append(["u", told.id, told.kind, told.amounts])
 
     def note_delivered(self, ids: list[str]) -> None:
         """The store has confirmed these ends."""
@@ -143,18 +142,19 @@ class Part:
         for reservation, is_open in self.ledger.reservations():
             if is_open:
                 lease_ms = max(0, reservation.lease_until_ms - now_ms)
-                yield _record(names, epoch, reservation, f"o {lease_ms} {lease_ms + LATE_MS}")
+                yield _record(names, epoch, reservation, ("o", lease_ms, lease_ms + LATE_MS))
             elif reservation.amounts != NOTHING:
-                yield _record(names, epoch, reservation, f"x 0 {LATE_MS}")
+                yield _record(names, epoch, reservation, ("x", 0, LATE_MS))
 
 
-def _record(names: Names, epoch: str, reservation: Reservation, words: str) -> tuple[bytes, bytes]:
-    taken = []
+def _record(
+    names: Names, epoch: str, reservation: Reservation, words: tuple[str, int, int]
+) -> tuple[bytes, bytes]:
+    taken: list[object] = []
     for (counter, unit, _, _), cell in zip(reservation.entries, reservation.cells, strict=True):
         place = cell.merged() or cell
-        taken.append(f"{_key(names, epoch, counter).decode()} {unit} {place.slot} 0")
-    text = f"{words} {joined(reservation.amounts)} {' '.join(taken)}"
-    return names.record(epoch, reservation.id), text.encode()
+        taken += (_key(names, epoch, counter).decode(), int(unit), place.slot, 0)
+    return names.record(epoch, reservation.id), pack((*words, reservation.amounts, taken))
 
 
 def _key(names: Names, epoch: str, counter: Counter) -> bytes:
@@ -162,16 +162,15 @@ def _key(names: Names, epoch: str, counter: Counter) -> bytes:
 
 
 def _counter_text(counter: Counter) -> bytes:
-    cells = [
-        f"{cell.slot} {cell.amount} {cell.reserved}"
-        for cell in counter.cells
-        if cell.amount or cell.reserved
-    ]
+    cells: list[int] = []
+    for cell in counter.cells:
+        if cell.amount or cell.reserved:
+            cells += (cell.slot, cell.amount, cell.reserved)
     if not cells:
         return b""
     newest = counter.cell.slot
     ends_ms = counter.window.slot_ends_ms(newest)
-    return f"{window_name(counter.window)} {newest} {ends_ms} {' '.join(cells)}".encode()
+    return pack((window_name(counter.window), newest, ends_ms, *cells))
 
 
 def _name(folder: Path) -> str:

@@ -1,11 +1,14 @@
 -- One round trip of a sidecar: any number of reservations, ends, corrections and questions.
 --
--- KEYS: meta, leases, the counters of the accounts in order, then each operation's record.
--- ARGV: epoch, highest sequence seen, number of accounts, the accounts, the operations.
--- An account is one word group per counter: 'unit ceiling slot_ms start end next_end window'
--- (ceiling -1: only watched; slot_ms 0: the calendar, with the current and the next period).
--- Operations: 'r account lease_ms amounts', 'e kind amounts', 'b lease_ms amounts',
--- 'k account amount', 'p account'.
+-- KEYS: meta, leases, the counters of the accounts in order, then each operation's record, then the
+-- counters that ends name.
+-- ARGV: epoch, highest sequence seen, number of accounts, the accounts, the operations. The last two
+-- are MessagePack arrays (its integers are exact, and reading them is most of what a script does).
+-- An account is seven words per counter: unit, ceiling (-1: only watched), slot_ms (0: the calendar),
+-- start, end and next end of the calendar's period, window.
+-- Operations: r account lease_ms amounts; e kind amounts; b lease_ms amounts; k account amount;
+-- p account.
+-- A record: state, end of lease, amounts, what was taken (counter, unit, slot, version of each).
 -- Answers {'ok', now, seq, results, totals of all counters}, {'closed', state, epoch, seq} or
 -- {'stale', now}: the periods that were sent are not Redis' own.
 local FORMAT = '1'
@@ -26,20 +29,20 @@ local accounts, totals_of = {}, {}
 local next_key, next_arg = 3, 4
 for number = 1, tonumber(ARGV[3]) do
   local account = {}
-  for unit, ceiling, slot_ms, start, ends, next_end, w in
-      string.gmatch(ARGV[next_arg], '(%d+) (%-?%d+) (%d+) (%d+) (%d+) (%d+) (%S+)') do
-    slot_ms, start, ends = tonumber(slot_ms), tonumber(start), tonumber(ends)
+  local shape = cmsgpack.unpack(ARGV[next_arg])
+  for word = 1, #shape, 7 do
+    local slot_ms, start, ends = shape[word + 2], shape[word + 3], shape[word + 4]
     local slot = start
     if slot_ms > 0 then
       slot = math.floor(now / slot_ms)
       ends = (slot + 1) * slot_ms
-    elseif now < start or now >= tonumber(next_end) then
+    elseif now < start or now >= shape[word + 5] then
       return {'stale', now}
     elseif now >= ends then
-      slot, ends = ends, tonumber(next_end)
+      slot, ends = ends, shape[word + 5]
     end
-    local counter = open(KEYS[next_key], w, slot, ends, now)
-    account[#account + 1] = {counter, tonumber(unit) + 1, tonumber(ceiling)}
+    local counter = open(KEYS[next_key], shape[word + 6], slot, ends, now)
+    account[#account + 1] = {counter, shape[word] + 1, shape[word + 1]}
     totals_of[#totals_of + 1] = counter
     next_key = next_key + 1
   end
@@ -47,19 +50,23 @@ for number = 1, tonumber(ARGV[3]) do
   next_arg = next_arg + 1
 end
 
-local records, leased, declared = {}, {}, {}
-for place = 3, #KEYS do declared[KEYS[place]] = true end
+local records, leased, declared = {}, {}, nil
+
+local function is_declared(name)
+  if not declared then
+    declared = {}
+    for place = 3, #KEYS do declared[KEYS[place]] = true end
+  end
+  return declared[name]
+end
 
 local function record_of(key)
   local known = records[key]
   if known then return known end
-  local text = redis.call('GET', key)
-  if not text then return {state = ''} end
-  local state, lease, amounts, taken = string.match(text, '^(%a) (%d+) (%S+) ?(.*)$')
-  known = {state = state, lease = tonumber(lease), taken = taken, amounts = {}}
-  for amount in string.gmatch(amounts, '%d+') do
-    known.amounts[#known.amounts + 1] = tonumber(amount)
-  end
+  local packed = redis.call('GET', key)
+  if not packed then return {state = ''} end
+  local read = cmsgpack.unpack(packed)
+  known = {state = read[1], lease = read[2], amounts = read[3], taken = read[4]}
   records[key] = known
   return known
 end
@@ -68,12 +75,6 @@ local function keep(key, record, state, lease, amounts, kept_ms)
   record.state, record.lease, record.amounts = state, lease, amounts
   record.kept_ms, record.dirty = kept_ms, true
   records[key] = record
-end
-
-local function numbers(text)
-  local found = {}
-  for number in string.gmatch(text, '%-?%d+') do found[#found + 1] = tonumber(number) end
-  return found
 end
 
 local function standing(account, place, amount)
@@ -110,11 +111,12 @@ local function reserve(key, account, lease_ms, amounts)
     local counter, amount = hold[1], amounts[hold[2]]
     counter.t, counter.a, counter.h = counter.t + amount, counter.a + amount, counter.h + amount
     counter.dirty = true
-    taken[place] = counter.key .. ' ' .. (hold[2] - 1) .. ' ' .. whole(counter.s) .. ' '
-      .. counter.v
+    local at = #taken
+    taken[at + 1], taken[at + 2] = counter.key, hold[2] - 1
+    taken[at + 3], taken[at + 4] = counter.s, counter.v
   end
   local lease = now + lease_ms
-  keep(key, {taken = table.concat(taken, ' ')}, 'o', lease, amounts, lease_ms + EXPIRED_KEPT_MS)
+  keep(key, {taken = taken}, 'o', lease, amounts, lease_ms + EXPIRED_KEPT_MS)
   leased[key] = lease
   return 1
 end
@@ -122,16 +124,15 @@ end
 -- Changes what an open or late reservation took to `amounts`. -1 if it took from a counter whose
 -- key was not declared: the caller reads the record and asks again.
 local function retake(record, amounts, keeps_held, was_open)
-  local entries = {}
-  for name, unit, slot, version in
-      string.gmatch(record.taken, '(%S+) (%d+) (%d+) (%d+)') do
-    if not declared[name] then return -1 end
-    entries[#entries + 1] = {name, tonumber(unit) + 1, tonumber(slot), tonumber(version)}
+  local taken, held = record.taken, record.amounts
+  for at = 1, #taken, 4 do
+    if not counters[taken[at]] and not is_declared(taken[at]) then return -1 end
   end
-  for _, entry in ipairs(entries) do
-    local old, new = record.amounts[entry[2]], amounts[entry[2]]
-    local held = was_open and (keeps_held and new - old or -old) or 0
-    change(load(entry[1]), entry[3], entry[4], new - old, held)
+  for at = 1, #taken, 4 do
+    local unit = taken[at + 1] + 1
+    local old, new = held[unit], amounts[unit]
+    local hold = was_open and (keeps_held and new - old or -old) or 0
+    change(load(taken[at]), taken[at + 2], taken[at + 3], new - old, hold)
   end
   return 1
 end
@@ -141,7 +142,7 @@ local function finish(key, kind, amounts)
   local state = record.state
   if state == '' and kind == 'a' then
     -- Given up before it was seen: if it comes after all, it is refused.
-    keep(key, {taken = ''}, 'l', now, {0, 0, 0, 0, 0, 0}, RELEASED_KEPT_MS)
+    keep(key, {taken = {}}, 'l', now, {0, 0, 0, 0, 0, 0}, RELEASED_KEPT_MS)
     return 1
   end
   if state == '' and kind == 'q' then leased[key] = false end -- its record has ended by itself
@@ -152,7 +153,7 @@ local function finish(key, kind, amounts)
   if done < 0 then return done end
   if state == 'o' then leased[key] = false end
   if kind == 's' then
-    record.taken = ''
+    record.taken = {}
     keep(key, record, 's', now, amounts, SETTLED_KEPT_MS)
   elseif kind == 'x' or kind == 'q' then
     keep(key, record, 'x', now, amounts, EXPIRED_KEPT_MS)
@@ -186,7 +187,7 @@ local function correct(key, account, amount)
     if part ~= 0 then change(counter, cell[1], counter.v, part, 0) end
     amount = amount - part
   end
-  keep(key, {taken = ''}, 's', now, {0, 0, 0, 0, 0, 0}, EXPIRED_KEPT_MS)
+  keep(key, {taken = {}}, 's', now, {0, 0, 0, 0, 0, 0}, EXPIRED_KEPT_MS)
   return 1
 end
 
@@ -194,22 +195,18 @@ local results = {}
 for place = next_arg, #ARGV do
   local key = KEYS[next_key]
   next_key = next_key + 1
-  local kind, text = string.match(ARGV[place], '^(%a) (.*)$')
-  local result
+  local words = cmsgpack.unpack(ARGV[place])
+  local kind, result = words[1], nil
   if kind == 'r' then
-    local account, lease_ms, amounts = string.match(text, '^(%d+) (%d+) (.*)$')
-    result = reserve(key, accounts[tonumber(account)], tonumber(lease_ms), numbers(amounts))
+    result = reserve(key, accounts[words[2]], words[3], words[4])
   elseif kind == 'e' then
-    local how, amounts = string.match(text, '^(%a) (.*)$')
-    result = finish(key, how, numbers(amounts))
+    result = finish(key, words[2], words[3])
   elseif kind == 'b' then
-    local lease_ms, amounts = string.match(text, '^(%d+) (.*)$')
-    result = renew(key, tonumber(lease_ms), numbers(amounts))
+    result = renew(key, words[2], words[3])
   elseif kind == 'k' then
-    local account, amount = string.match(text, '^(%d+) (%-?%d+)$')
-    result = correct(key, accounts[tonumber(account)], tonumber(amount))
+    result = correct(key, accounts[words[2]], words[3])
   else
-    local account = accounts[tonumber(text)]
+    local account = accounts[words[2]]
     result = {}
     for number in ipairs(account) do result[number] = standing(account, number, 0) end
   end
@@ -223,11 +220,8 @@ for _, counter in pairs(counters) do
 end
 for key, record in pairs(records) do
   if record.dirty then
-    local amounts = {}
-    for unit, amount in ipairs(record.amounts) do amounts[unit] = whole(amount) end
-    local text = record.state .. ' ' .. whole(record.lease) .. ' ' .. table.concat(amounts, ',')
-    if record.taken ~= '' then text = text .. ' ' .. record.taken end
-    redis.call('SET', key, text, 'PX', record.kept_ms)
+    local packed = cmsgpack.pack({record.state, record.lease, record.amounts, record.taken})
+    redis.call('SET', key, packed, 'PX', record.kept_ms)
   end
 end
 for key, lease in pairs(leased) do
