@@ -45,7 +45,9 @@ class Admin:
         return {"healthy": True, "generation": self._sidecar.gate.generation.number}
 
     def _metrics(self) -> bytes:
-        return self._sidecar.metrics.render(len(self._sidecar.gate.in_flight))
+        return self._sidecar.metrics.render(
+            len(self._sidecar.gate.in_flight), self._sidecar.ledger.state
+        )
 
     def _policy(self) -> dict[str, object]:
         policy = self._sidecar.gate.generation.policy
@@ -75,7 +77,9 @@ class Admin:
                     "reserved": reserved,
                 }
             )
+        state = self._sidecar.ledger.state
         return {
+            "store": state._asdict(),
             "counters": counters,
             "truncated": truncated,
             "open_reservations": self._sidecar.ledger.open_count,

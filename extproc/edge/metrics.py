@@ -8,6 +8,7 @@ from prometheus_client.core import CollectorRegistry, CounterMetricFamily, Gauge
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from extproc.ledger.port import ALL_WELL, StoreState
 from extproc.values.refusal import RefusalCode
 
 
@@ -47,10 +48,10 @@ class Metrics:
         self.policy_load_errors = 0
         self.policy_warnings: Counter[str] = Counter()
 
-    def render(self, in_flight: int) -> bytes:
+    def render(self, in_flight: int, store: StoreState = ALL_WELL) -> bytes:
         """Prometheus text."""
         registry = CollectorRegistry()
-        registry.register(_Snapshot(self, in_flight))
+        registry.register(_Snapshot(self, in_flight, store))
         return generate_latest(registry)
 
 
@@ -69,9 +70,10 @@ _COUNTERS = (
 
 
 class _Snapshot(Collector):
-    def __init__(self, metrics: Metrics, in_flight: int) -> None:
+    def __init__(self, metrics: Metrics, in_flight: int, store: StoreState) -> None:
         self._metrics = metrics
         self._in_flight = in_flight
+        self._store = store
 
     def collect(self):  # type: ignore[no-untyped-def]
         """Every metric family."""
@@ -97,3 +99,14 @@ class _Snapshot(Collector):
             "tokenweir_policy_generation", "Active policy generation", self._metrics.generation
         )
         yield GaugeMetricFamily("tokenweir_in_flight", "Unsettled requests", self._in_flight)
+        store = GaugeMetricFamily(
+            "tokenweir_store_state", "1 for the store's condition", labels=["condition"]
+        )
+        for condition in ("ok", "degraded", "closed"):
+            store.add_metric([condition], int(self._store.condition == condition))
+        yield store
+        yield GaugeMetricFamily(
+            "tokenweir_store_undelivered",
+            "Ends of reservations that the store does not know yet",
+            self._store.undelivered,
+        )

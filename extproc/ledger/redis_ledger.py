@@ -43,13 +43,14 @@ from extproc.ledger.redis_batch import (
 )
 from extproc.ledger.redis_courier import DEADLINE_S, Courier
 from extproc.ledger.redis_errors import meaning, moved_to
-from extproc.ledger.redis_link import Address, Link, connect
+from extproc.ledger.redis_link import Link, connect
 from extproc.ledger.redis_names import Names
 from extproc.ledger.redis_part import Part
 from extproc.ledger.redis_scripts import Scripts
 from extproc.ledger.redis_session import LEARN_MS, Session, StoreRefusedError, pause_s
 from extproc.values.limit import NO_CEILING, NOTHING, Amounts, Limit
 from extproc.values.money import MAX_AMOUNT
+from extproc.values.store_address import StoreAddress
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class RedisLedger:
 
     def __init__(
         self,
-        address: Address,
+        address: StoreAddress,
         namespace: str,
         folder: Path,
         draw: Random,

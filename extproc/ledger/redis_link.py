@@ -10,13 +10,12 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
 
 import hiredis
 
 from extproc.ledger.redis_errors import unavailable
+from extproc.values.store_address import StoreAddress
 
 ANSWER_TIMEOUT_S = 0.075
 """A script takes well below a millisecond; 30 ms of network each way still fit. A request's whole
@@ -24,51 +23,10 @@ deadline is longer by what asking once more takes."""
 CONNECT_TIMEOUT_S = 0.5
 LATE_LOOP_S = 0.01
 """A timer that comes later than this was held up by our own loop: the answer may be waiting."""
-DEFAULT_PORT = 6379
 
 Then = Callable[[Any], None]
 """Told the answer: a value, a ``hiredis.ReplyError``, or a ``LedgerUnavailableError`` when the
 connection was lost before it came."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a store is and who we are there."""
-
-    host: str
-    port: int
-    db: int = 0
-    username: str = ""
-    password: str = ""
-    tls: bool = False
-
-    def __str__(self) -> str:
-        scheme = "rediss" if self.tls else "redis"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{host}:{self.port}/{self.db}"
-
-
-def parse_address(url: str) -> Address:
-    """``redis[s]://[user:password@]host[:port][/db]``. Raises ``ValueError`` with what is wrong;
-    the message does not show the password."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError("the store's address has no valid port or host") from None
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError("a store is 'embedded' or redis://HOST:PORT/DB (rediss:// for TLS)")
-    db = parts.path.strip("/") or "0"
-    if not (db.isascii() and db.isdigit()) or parts.query or parts.fragment:
-        raise ValueError("a store's address ends with /DB, the number of a database")
-    return Address(
-        parts.hostname,
-        DEFAULT_PORT if port is None else port,
-        int(db),
-        unquote(parts.username or ""),
-        unquote(parts.password or ""),
-        parts.scheme == "rediss",
-    )
 
 
 def encode(*words: bytes | str | int) -> bytes:
@@ -175,7 +133,7 @@ class Link(asyncio.Protocol):
             self.give_up("timeout")
 
 
-async def connect(address: Address, timeout_s: float = CONNECT_TIMEOUT_S) -> Link:
+async def connect(address: StoreAddress, timeout_s: float = CONNECT_TIMEOUT_S) -> Link:
     """A connection that is logged in. Raises ``LedgerUnavailableError``, ``hiredis.ReplyError``."""
     loop = asyncio.get_running_loop()
     context = ssl.create_default_context() if address.tls else None

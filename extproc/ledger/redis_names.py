@@ -9,9 +9,9 @@ import re
 from hashlib import sha256
 from urllib.parse import quote
 
+from extproc.values.store_address import NAMESPACE
 from extproc.values.window import CalendarWindow, SlidingWindow
 
-NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@-]{1,128}")
 _MAX_VALUE = 200
 """Characters of a quoted value in a key; a longer one is told apart by its digest."""
@@ -48,7 +48,7 @@ def quoted(value: str) -> str:
     """A value as part of a key: printable, without blanks, of bounded length."""
     if not value or _PLAIN.fullmatch(value):
         return value
-    text = quote(value, safe="/:@")
+    text = quote(value, safe="/:@", errors="surrogatepass")
     if len(text) <= _MAX_VALUE:
         return text
     # A percent sign that no quoting makes: this cannot be another value's name.

@@ -11,16 +11,17 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import hiredis
 
 from extproc.ledger.redis_errors import unavailable
-from extproc.ledger.redis_link import Link
+from extproc.ledger.redis_link import Link, connect
 from extproc.ledger.redis_names import Names
 from extproc.ledger.redis_part import Chunk, Part
 from extproc.ledger.redis_scripts import Scripts
+from extproc.values.store_address import StoreAddress
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,16 @@ class Joined:
     missing: list[str]
     """Sidecars whose part is not in the store yet."""
     members: dict[str, int]
+
+
+class Loss(NamedTuple):
+    """What an operator has acknowledged."""
+
+    state: str
+    """Of the store before: ``empty``, ``checking``, ``rebuilding``; ``open``: nothing was lost."""
+    epoch: str
+    missing: list[str]
+    """Sidecars whose part is not in the store."""
 
 
 def read_server(info: str) -> Server:
@@ -210,6 +221,33 @@ class Session:
                 raise
         await link.ask("SCRIPT", "LOAD", self._scripts.sources[script], timeout_s=JOIN_TIMEOUT_S)
         return await link.ask(*words, timeout_s=JOIN_TIMEOUT_S)
+
+
+async def acknowledge_loss(address: StoreAddress, namespace: str, epoch: str) -> Loss:
+    """Opens a store without the parts that are missing. Raises ``StoreRefusedError``,
+    ``LedgerUnavailableError``, ``hiredis.ReplyError``."""
+    names, scripts = Names(namespace), Scripts()
+    link = await connect(address)
+    try:
+        info = await link.ask("INFO")
+        server = read_server(info.decode("utf-8", "replace"))
+        check_server(server)
+        keys = (names.meta, names.members, names.joined)
+        answer = await link.ask(
+            "EVAL",
+            scripts.sources["acknowledge"],
+            len(keys),
+            *keys,
+            server.run,
+            epoch,
+            timeout_s=JOIN_TIMEOUT_S,
+        )
+    finally:
+        link.give_up("done")
+    state = answer[0].decode()
+    if state == "format":
+        raise StoreRefusedError("the store is used by another version of tokenweir")
+    return Loss(state, answer[1].decode(), [name.decode() for name in answer[2]])
 
 
 def pause_s(attempt: int, draw: Random) -> float:

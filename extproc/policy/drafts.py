@@ -10,6 +10,7 @@ from extproc.policy.snapshot import BreakerPolicy, CredentialRef, EnvelopeRules
 from extproc.values.dialect import Dialect
 from extproc.values.limit import Alert, Breach, Scope, StoreFailure
 from extproc.values.money import Price
+from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
 from extproc.values.window import Window
 
 
@@ -94,5 +95,7 @@ class Drafts:
     prices: dict[tuple[str, str], Price] = field(default_factory=dict)
     envelope: EnvelopeRules | None = None
     default_max_output_tokens: int = 4096
+    store: str = EMBEDDED
+    store_namespace: str = DEFAULT_NAMESPACE
     min_output_tokens: int = 256
     prefix: str = "x-tfy-"

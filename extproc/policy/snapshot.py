@@ -9,6 +9,7 @@ from extproc.policy.matching import LimitIndex
 from extproc.values.dialect import Dialect
 from extproc.values.limit import Breach, BreachKind, Limit
 from extproc.values.money import Price
+from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,5 +174,7 @@ class PolicySnapshot:
     min_output_tokens: int = 256
     """The floor of clamping: an answer cut shorter than this helps nobody, so the breach action
     runs instead."""
-    store: str = "embedded"
+    store: str = EMBEDDED
+    """Where counters are kept: ``embedded`` or an address."""
+    store_namespace: str = DEFAULT_NAMESPACE
     warnings: tuple[Finding, ...] = ()

@@ -100,7 +100,9 @@ def test_policy_shows_the_active_generation_and_why_the_folder_is_not_it(get) ->
 def test_usage_shows_settled_and_reserved_apart_and_is_bounded(
     get, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert get("/usage")[2] == {"counters": [], "truncated": False, "open_reservations": 0}
+    store = {"condition": "ok", "reason": "", "detail": "", "undelivered": 0}
+    empty = {"store": store, "counters": [], "truncated": False, "open_reservations": 0}
+    assert get("/usage")[2] == empty
     monkeypatch.setattr(
         type(sidecar.ledger), "counters", lambda _: [("all/usd", "", "2026-11", 5, 7)] * 9
     )

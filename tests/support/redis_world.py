@@ -13,8 +13,8 @@ from redis_server import RedisServer
 
 from extproc.ledger.port import Account
 from extproc.ledger.redis_ledger import RedisLedger
-from extproc.ledger.redis_link import parse_address
 from extproc.ledger.redis_scripts import Scripts
+from extproc.values.store_address import parse_address
 
 CLOCK = """
 local function clock_ms()
