@@ -156,12 +156,13 @@ class Told:
 class Question:
     """Counters that somebody wants to read."""
 
-    __slots__ = ("deadline_s", "future", "plan")
+    __slots__ = ("deadline_s", "future", "plan", "sent")
 
     def __init__(
         self, plan: AccountPlan, deadline_s: float, future: Future[Sequence[Standing]]
     ) -> None:
         self.plan = plan
+        self.sent = 1
         self.deadline_s = deadline_s
         self.future = future
 

@@ -43,11 +43,14 @@ from extproc.ledger.redis_scripts import Scripts
 from extproc.values.limit import NOTHING
 
 DEADLINE_S = 0.1
-"""A request waits this long for the store: one answer's time, and a second question."""
+"""How long a request waits for a silent store: one answer's time, and a second question."""
+PATIENCE_S = 0.4
+"""How much longer it waits for its turn while the store keeps answering others."""
 MAX_IN_FLIGHT = 2
 """Round trips under way: the store works on one while the other travels."""
-MAX_BATCH = 64
-"""Operations per round trip: a few milliseconds of the store's time, which others wait."""
+MAX_BATCH = 32
+"""Operations per round trip: about a millisecond of the store's time. Twenty sidecars at their most
+busy keep each other waiting for less than an answer's timeout."""
 MAX_WAITING = 4_096
 """Reservations that wait for the store; more are refused at once."""
 MAX_UNDELIVERED = 100_000
@@ -82,6 +85,7 @@ class Courier:
         """Set when the store says that it is not open any more."""
         self._now_ms = 0
         self._now_at_s = 0.0
+        """When the store last answered, by our loop's clock."""
         self._waiting: deque[Asked | Question] = deque()
         self._pending: dict[Asked | Question, None] = {}
         """Everything that somebody waits for, oldest first."""
@@ -387,11 +391,15 @@ class Courier:
         self._deadline_timer = None
         assert self._loop is not None
         now_s = self._loop.time()
+        silent_s = self._now_at_s + DEADLINE_S
         for operation in list(self._pending):
-            if operation.deadline_s > now_s:
-                self._deadline_timer = self._loop.call_at(operation.deadline_s, self._overdue)
+            deadline_s = operation.deadline_s
+            if self.ready:
+                deadline_s = min(max(deadline_s, silent_s), deadline_s + PATIENCE_S)
+            if deadline_s > now_s:
+                self._deadline_timer = self._loop.call_at(deadline_s, self._overdue)
                 return
-            self._fail(operation, unavailable("timeout"))
+            self._fail(operation, unavailable("timeout" if operation.sent else "overload"))
 
     # -- ends whose counters are not known here ---------------------------------------------------
 
