@@ -55,6 +55,7 @@ from extproc.values.store_address import StoreAddress
 _log = logging.getLogger(__name__)
 
 UPKEEP_S = 1.0
+"""Well below ``LEARN_MS``: who has a part in an emptied store notices before it opens."""
 REJOIN_S = 0.2
 """How often a closed store is asked whether it is open."""
 SWEEP_GRACE_MS = 10_000
@@ -348,17 +349,26 @@ class RedisLedger:
                     await closed.wait()
                 return
             except TimeoutError:
-                await self._sweep(link)
+                await self._upkeep(link)
 
-    async def _sweep(self, link: Link) -> None:
-        """Ends what sidecars that are no more have left open, as they would: by charging it."""
-        due_ms = self._courier.now_ms() - SWEEP_GRACE_MS
-        leases = self._names.leases(self._courier.epoch)
+    async def _upkeep(self, link: Link) -> None:
+        """About once a second: is the store still what it was, who else has a part in it, and what
+        have sidecars that are no more left open?"""
         try:
+            if not await self._session.still_open(link):
+                self._courier.lost("amnesia")
+                self._courier.closed.set()
+                return
+            due_ms = self._courier.now_ms() - SWEEP_GRACE_MS
+            leases = self._names.leases(self._courier.epoch)
             records = await link.ask("ZRANGEBYSCORE", leases, "-inf", due_ms, "LIMIT", 0, MAX_SWEPT)
-        except (LedgerUnavailableError, hiredis.ReplyError):
+        except hiredis.ReplyError as error:
+            link.give_up(meaning(str(error))[0])
+            return
+        except LedgerUnavailableError:
             return
         for record in records:
+            # Ended as it would be by its own sidecar: by charging it.
             told = Told("", OVERDUE, NOTHING, journaled=False)
             told.record = record
             self._courier.tell(told)

@@ -128,6 +128,18 @@ class Session:
             joined = await self._join(link)
         return joined
 
+    async def still_open(self, link: Link) -> bool:
+        """Whether the store is as we know it, also when we have nothing to ask of it. Remembers who
+        else has a part in it: an emptied store does not."""
+        names, part = self._names, self._part
+        state, epoch, sequence = await link.ask("HMGET", names.meta, "state", "epoch", "seq")
+        memory = part.memory
+        if state != b"open" or epoch != memory.epoch.encode() or int(sequence) < memory.seen:
+            return False
+        members = _members(await link.ask("HGETALL", names.members))
+        part.note_seen(memory.epoch, memory.seen, members)
+        return True
+
     async def leave(self, link: Link) -> None:
         """Tells that this sidecar stops in order: nobody waits for its word after a restart."""
         until_ms = self._part.until_ms(0)
@@ -153,7 +165,6 @@ class Session:
         answer = await self._call(link, "join", keys, arguments)
         if answer[0] == b"format":
             raise StoreRefusedError("the store is used by another version of tokenweir")
-        members = answer[6]
         joined = Joined(
             answer[0].decode(),
             answer[1].decode(),
@@ -161,10 +172,7 @@ class Session:
             answer[3],
             answer[4].decode(),
             [name.decode() for name in answer[5]],
-            {
-                members[place].decode(): int(members[place + 1].split()[0])
-                for place in range(0, len(members), 2)
-            },
+            _members(answer[6]),
         )
         if joined.part == "here":
             self._push, self._chunks = "", []
@@ -221,6 +229,13 @@ class Session:
                 raise
         await link.ask("SCRIPT", "LOAD", self._scripts.sources[script], timeout_s=JOIN_TIMEOUT_S)
         return await link.ask(*words, timeout_s=JOIN_TIMEOUT_S)
+
+
+def _members(pairs: list[bytes]) -> dict[str, int]:
+    """Sidecars, and until when their part counts."""
+    return {
+        pairs[place].decode(): int(pairs[place + 1].split()[0]) for place in range(0, len(pairs), 2)
+    }
 
 
 async def acknowledge_loss(address: StoreAddress, namespace: str, epoch: str) -> Loss:
