@@ -110,7 +110,6 @@ class Asked:
         amounts: Amounts,
         lease_ms: int,
         lease_until_ms: int,
-        deadline_s: float,
         future: Future[Outcome],
     ) -> None:
         self.id = reservation_id
@@ -118,7 +117,7 @@ class Asked:
         self.amounts = amounts
         self.lease_ms = lease_ms
         self.lease_until_ms = lease_until_ms
-        self.deadline_s = deadline_s
+        self.deadline_s = 0.0
         self.future = future
         self.sent = 0
         """How often it was sent. Above zero its outcome may be unknown."""
@@ -158,12 +157,10 @@ class Question:
 
     __slots__ = ("deadline_s", "future", "plan", "sent")
 
-    def __init__(
-        self, plan: AccountPlan, deadline_s: float, future: Future[Sequence[Standing]]
-    ) -> None:
+    def __init__(self, plan: AccountPlan, future: Future[Sequence[Standing]]) -> None:
         self.plan = plan
         self.sent = 1
-        self.deadline_s = deadline_s
+        self.deadline_s = 0.0
         self.future = future
 
 

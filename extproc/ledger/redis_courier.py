@@ -161,6 +161,7 @@ class Courier:
     def ask(self, operation: Asked | Question) -> None:
         """Something that somebody waits for."""
         assert self._loop is not None
+        operation.deadline_s = self._loop.time() + DEADLINE_S
         self._waiting.append(operation)
         self._pending[operation] = None
         if self._deadline_timer is None:

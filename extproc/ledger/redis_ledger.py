@@ -41,7 +41,7 @@ from extproc.ledger.redis_batch import (
     Question,
     Told,
 )
-from extproc.ledger.redis_courier import DEADLINE_S, Courier
+from extproc.ledger.redis_courier import Courier
 from extproc.ledger.redis_errors import meaning, moved_to
 from extproc.ledger.redis_link import Link, connect
 from extproc.ledger.redis_names import Names
@@ -115,10 +115,7 @@ class RedisLedger:
             account.memo = plan
         future: Future[Outcome] = loop.create_future()
         lease_ms = max(0, lease_until_ms - now_ms)
-        deadline_s = loop.time() + DEADLINE_S
-        courier.ask(
-            Asked(reservation_id, plan, amounts, lease_ms, lease_until_ms, deadline_s, future)
-        )
+        courier.ask(Asked(reservation_id, plan, amounts, lease_ms, lease_until_ms, future))
         return future
 
     def settle(
@@ -181,7 +178,7 @@ class RedisLedger:
         loop = courier.loop()
         plan = AccountPlan(Account(holds, {}), self._names, courier.epoch, courier.now_ms())
         future: Future[Sequence[Standing]] = loop.create_future()
-        courier.ask(Question(plan, loop.time() + DEADLINE_S, future))
+        courier.ask(Question(plan, future))
         return future
 
     def counters(self) -> Iterable[tuple[str, str, str, int, int]]:

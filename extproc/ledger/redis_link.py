@@ -51,17 +51,19 @@ class Link(asyncio.Protocol):
         """Commands without an answer yet."""
         return len(self._waiting)
 
-    def send(self, command: bytes, then: Then, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def send(self, command: bytes, then: Then, timeout_s: float | None = None) -> None:
         """Sends one encoded command; ``then`` is told its answer."""
         if self._transport is None or self.lost.done():
             then(unavailable("connection"))
             return
+        if timeout_s is None:
+            timeout_s = ANSWER_TIMEOUT_S
         self._waiting.append((then, self._loop.time() + timeout_s))
         self._transport.write(command)
         if self._timer is None:
             self._timer = self._loop.call_later(timeout_s, self._overdue)
 
-    async def ask(self, *words: bytes | str | int, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+    async def ask(self, *words: bytes | str | int, timeout_s: float | None = None) -> Any:
         """The answer to one command. Raises ``hiredis.ReplyError``, ``LedgerUnavailableError``."""
         answer: asyncio.Future[Any] = self._loop.create_future()
 

@@ -28,6 +28,12 @@ from extproc.ledger.memory import MemoryLedger
 from extproc.ledger.port import Account, Denied, Granted, Hold
 from extproc.values.limit import NO_CEILING, NOTHING, Limit, Unit
 
+
+@pytest.fixture(autouse=True)
+def patient(patient_store: None) -> None:
+    """Timeouts are other tests' matter."""
+
+
 namespaces = (f"n{number}" for number in count())
 KINDS = ("memory", "embedded", "redis")
 

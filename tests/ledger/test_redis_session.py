@@ -30,7 +30,7 @@ RECOVERY_S = 10.0
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def hasty(patient_store: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second's upkeep every 50 ms, so that emptied stores may open after 300."""
     monkeypatch.setattr(redis_ledger, "UPKEEP_S", 0.05)
 

@@ -85,7 +85,13 @@ class RedisServer:
 
     def client(self, **options: object) -> redis.Redis:
         """A client that never asks twice."""
-        return redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=5, **options)  # type: ignore[arg-type]
+        return redis.Redis(
+            port=self.port,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=5,
+            protocol=2,
+            **options,  # type: ignore[arg-type]
+        )
 
     def pause(self) -> None:
         assert self.process is not None
