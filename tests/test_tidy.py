@@ -67,7 +67,7 @@ never to be lengthened."""
 COVERED_FAULTS = (
     *(f"F{n:02}" for n in range(1, 12)),
     *(f"F{n}" for n in (*range(15, 26), *range(26, 37), 39, 41, 42, *range(45, 51))),
-    *("F54", "F55", "F74", "F75", "F76"),
+    *("F12", "F13", "F14", "F54", "F55", *(f"F{n}" for n in range(60, 74)), "F74", "F75", "F76"),
 )
 
 

@@ -506,8 +506,7 @@ class EmbeddedLedger:
                 if reservation is not None:
                     self._apply_end(reservation, kind, tuple(amounts), late)
         # Leases are looked at in order.
-        leased = sorted(self._open.items(), key=lambda item: item[1].lease_until_ms)
-        self._open = dict(leased)
+        self._open = dict(sorted(self._open.items(), key=lambda item: item[1].lease_until_ms))
 
     def _recover_counter(self, record: list[Any], numbered: dict[int, Counter]) -> None:
         _, number, key, scope_value, text, zone, cells = record
