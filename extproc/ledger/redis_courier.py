@@ -36,7 +36,7 @@ from extproc.ledger.redis_batch import (
     standings,
 )
 from extproc.ledger.redis_errors import Remedy, meaning, unavailable
-from extproc.ledger.redis_link import Link, encode
+from extproc.ledger.redis_link import LATE_LOOP_S, Link, encode
 from extproc.ledger.redis_names import Names
 from extproc.ledger.redis_part import Part
 from extproc.ledger.redis_scripts import Scripts
@@ -97,6 +97,7 @@ class Courier:
         self._scheduled = False
         self._ends_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
+        self._deadline_at_s = 0.0
 
     @property
     def undelivered(self) -> int:
@@ -165,7 +166,7 @@ class Courier:
         self._waiting.append(operation)
         self._pending[operation] = None
         if self._deadline_timer is None:
-            self._deadline_timer = self._loop.call_at(operation.deadline_s, self._overdue)
+            self._look_again(operation.deadline_s)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._send)
@@ -393,14 +394,23 @@ class Courier:
         assert self._loop is not None
         now_s = self._loop.time()
         silent_s = self._now_at_s + DEADLINE_S
+        if now_s - self._deadline_at_s > LATE_LOOP_S:
+            # We were late ourselves: what has arrived meanwhile is read first.
+            self._look_again(now_s + LATE_LOOP_S)
+            return
         for operation in list(self._pending):
             deadline_s = operation.deadline_s
             if self.ready:
                 deadline_s = min(max(deadline_s, silent_s), deadline_s + PATIENCE_S)
             if deadline_s > now_s:
-                self._deadline_timer = self._loop.call_at(deadline_s, self._overdue)
+                self._look_again(deadline_s)
                 return
             self._fail(operation, unavailable("timeout" if operation.sent else "overload"))
+
+    def _look_again(self, at_s: float) -> None:
+        assert self._loop is not None
+        self._deadline_at_s = at_s
+        self._deadline_timer = self._loop.call_at(at_s, self._overdue)
 
     # -- ends whose counters are not known here ---------------------------------------------------
 

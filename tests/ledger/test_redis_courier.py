@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running_redis(tmp_path_factory.mktemp("redis")) as running:
+    with running_redis(tmp_path_factory.mktemp("redis"), "--appendfsync", "everysec") as running:
         yield running
 
 

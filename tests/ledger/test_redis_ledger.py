@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 from ledger_words import NOW, amounts, hold, limit, take
-from redis_server import RedisServer, running_redis
+from redis_server import RedisServer, free_cluster_port, running_redis
 from redis_world import TEST_SCRIPTS, SteppedRedis, drained, make_ledger
 
 from extproc.ledger import redis_ledger
@@ -494,6 +494,36 @@ def test_F69_a_server_that_still_loads_is_waited_for(tmp_path: Path) -> None:
         asyncio.run(scenario())
     finally:
         server.kill()
+
+
+def test_F69_on_a_cluster_the_slots_owner_is_followed(tmp_path: Path) -> None:
+    """Two nodes; the address leads to the one that has no slot. Every key of a script is declared,
+    or the owner would refuse it."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    with (
+        running_redis(tmp_path / "owner", *options, port=free_cluster_port()) as owner,
+        running_redis(tmp_path / "other", *options, port=free_cluster_port()) as other,
+    ):
+        owner.client().execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+        owner.client().execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+
+        async def scenario() -> None:
+            async with asyncio.timeout(20):
+                while other.client().execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+                    await asyncio.sleep(0.05)
+            ledger = await opened(other, tmp_path / "a")
+            assert isinstance(await take(ledger, "a", 10, ONLY), Granted)
+            ledger.settle("a", amounts(5), NOW, {})
+            await drained(ledger)
+            assert (await ledger.peek([ONLY], NOW))[0][1:3] == (5, 0)
+            assert len(owner.client().keys("*")) > 3
+            owner.client().flushall()
+            await asyncio.gather(take(ledger, "b", 1, ONLY), return_exceptions=True)
+            await until_ready(ledger)  # joined and pushed by scripts too
+            assert (await ledger.peek([ONLY], NOW))[0].settled == 5
+            await closed(ledger)
+
+        asyncio.run(scenario())
 
 
 # -- time and amounts -----------------------------------------------------------------------------
