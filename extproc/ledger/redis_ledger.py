@@ -62,8 +62,6 @@ SWEEP_GRACE_MS = 10_000
 """A sidecar ends its own leases; after this another one does it in its place."""
 MAX_SWEPT = 500
 MAX_REDIRECTS = 3
-REFRESH_S = 3_600.0
-"""How often a sidecar tells the store that its part counts on."""
 
 
 class RedisLedger:
@@ -335,12 +333,10 @@ class RedisLedger:
         return True
 
     async def _until_trouble(self, link: Link) -> None:
-        """Returns when the link is lost, the store says that it is closed, or it is time to tell it
-        once more that this sidecar is there."""
-        closed, loop = self._courier.closed, asyncio.get_running_loop()
+        """Returns when the link is lost, or the store is not what it was."""
+        closed = self._courier.closed
         link.lost.add_done_callback(lambda _: closed.set())
-        refresh_s = loop.time() + REFRESH_S
-        while loop.time() < refresh_s:
+        while True:
             try:
                 async with asyncio.timeout(UPKEEP_S):
                     await closed.wait()
@@ -352,7 +348,7 @@ class RedisLedger:
         """About once a second: is the store still what it was, who else has a part in it, and what
         have sidecars that are no more left open?"""
         try:
-            if not await self._session.still_open(link):
+            if not await self._session.still_open(link, self._courier.now_ms()):
                 self._courier.lost("amnesia")
                 self._courier.closed.set()
                 return

@@ -11,6 +11,7 @@ _PARTS = {
     "join": ("counters", "members", "join"),
     "push": ("counters", "members", "push"),
     "leave": ("leave",),
+    "look": ("look",),
     "acknowledge": ("counters", "members", "acknowledge"),
 }
 

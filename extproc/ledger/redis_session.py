@@ -30,6 +30,8 @@ LEARN_MS = 2_000
 """How long an empty store stays closed: sidecars that know what was in it come back within this."""
 MEMBER_MS = 100 * 86_400_000
 """A sidecar's part counts at most as long as the longest window, a quarter."""
+DAY_MS = 86_400_000
+"""It is told in whole days, so that the journals that remember it are not written every second."""
 JOIN_TIMEOUT_S = 2.0
 """Scripts that are run once per connection may be slower than a request would wait."""
 
@@ -128,16 +130,24 @@ class Session:
             joined = await self._join(link)
         return joined
 
-    async def still_open(self, link: Link) -> bool:
-        """Whether the store is as we know it, also when we have nothing to ask of it. Remembers who
-        else has a part in it: an emptied store does not."""
-        names, part = self._names, self._part
-        state, epoch, sequence = await link.ask("HMGET", names.meta, "state", "epoch", "seq")
-        memory = part.memory
-        if state != b"open" or epoch != memory.epoch.encode() or int(sequence) < memory.seen:
+    async def still_open(self, link: Link, now_ms: int) -> bool:
+        """Whether the store is as we know it, also when we have nothing to ask of it. Tells it that
+        we are there, and remembers who else is: an emptied store does not."""
+        names, part, memory = self._names, self._part, self._part.memory
+        entry = f"{_until_ms(now_ms)} 0 {now_ms}"
+        answer = await self._call(
+            link,
+            "look",
+            [names.meta, names.members],
+            [memory.epoch, memory.seen, part.name, entry],
+            timeout_s=None,
+        )
+        if not answer:
             return False
-        members = _members(await link.ask("HGETALL", names.members))
-        part.note_seen(memory.epoch, memory.seen, members)
+        sequence, members = answer
+        part.note_seen(memory.epoch, memory.seen, _members(members))
+        if sequence > memory.seen:
+            part.note_sequence(sequence)
         return True
 
     async def leave(self, link: Link) -> None:
@@ -219,16 +229,22 @@ class Session:
         script: str,
         keys: list[bytes],
         arguments: list[Any],
+        timeout_s: float | None = JOIN_TIMEOUT_S,
     ) -> Any:
         digest = self._scripts.digests[script]
         words = ("EVALSHA", digest, len(keys), *keys, *arguments)
         try:
-            return await link.ask(*words, timeout_s=JOIN_TIMEOUT_S)
+            return await link.ask(*words, timeout_s=timeout_s)
         except hiredis.ReplyError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
         await link.ask("SCRIPT", "LOAD", self._scripts.sources[script], timeout_s=JOIN_TIMEOUT_S)
-        return await link.ask(*words, timeout_s=JOIN_TIMEOUT_S)
+        return await link.ask(*words, timeout_s=timeout_s)
+
+
+def _until_ms(now_ms: int) -> int:
+    """Until when a part that grows now may count."""
+    return (now_ms + MEMBER_MS) // DAY_MS * DAY_MS
 
 
 def _members(pairs: list[bytes]) -> dict[str, int]:

@@ -37,7 +37,7 @@ def test_whoever_is_missing_is_named(
     client.flushall()
     fields = {"epoch": "e", "seq": 1, "clock": 1, "state": "rebuilding", "run": "x", "format": 1}
     client.hset("{shared}:meta", mapping=fields)
-    client.hset("{shared}:members", "abc", "99999999999999 0")
+    client.hset("{shared}:members", "abc", "99999999999999 0 0")
     policy = base_policy()
     policy["store.yaml"] = (
         f"name: store\ntype: gateway-config\nstore: {server.url}\nstore_namespace: shared\n"

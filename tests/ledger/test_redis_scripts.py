@@ -16,13 +16,14 @@ def test_a_script_is_known_by_its_text() -> None:
     assert all(re.fullmatch(rb"[0-9a-f]{40}", digest) for digest in SCRIPTS.digests.values())
 
 
-@pytest.mark.parametrize("name", ["batch", "join", "push", "acknowledge", "leave"])
+@pytest.mark.parametrize("name", ["batch", "join", "push", "acknowledge", "leave", "look"])
 def test_a_script_makes_up_no_key_and_trusts_no_float_text(name: str) -> None:
     """A cluster must know every key beforehand; ``tostring`` and cjson lose digits of money."""
     source = text(name) + text("counters") + text("members")
     calls = re.findall(r"redis\.call\('(\w+)', ([^,)]+)", source)
     assert {key for _, key in calls} <= {
-        "KEYS[1]", "key", "counter.key", "meta.key", "leases", "members", "joined", "pushed",
+        "KEYS[1]", "KEYS[2]", "key", "counter.key", "meta.key", "leases", "members", "joined",
+        "pushed",
     }  # fmt: skip
     assert "cjson" not in source
     assert "tostring(" not in source

@@ -306,6 +306,47 @@ def test_a_push_that_broke_off_is_begun_anew(server: RedisServer, tmp_path: Path
     asyncio.run(scenario())
 
 
+def test_F67_who_was_silent_long_before_a_restart_is_not_waited_for(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """What a sidecar that is gone for good had seen, one saw who looked a minute later."""
+    client = server.client()
+
+    async def scenario() -> None:
+        gone = make_ledger(server, tmp_path / "b")
+        await gone.start()
+        await take(gone, "b", 40, ONLY)
+        await die(gone)
+        name = gone._part.name
+        async with running(server, tmp_path / "a") as ledger:
+
+            async def restarted() -> None:
+                server.kill()
+                await until(ledger, "closed")
+                server.start()
+
+            await asyncio.sleep(0.1)
+            await restarted()
+            await asyncio.sleep(0.5)
+            assert ledger.state[:2] == ("closed", "amnesia")  # it may know more: it just left
+            assert name in ledger.state.detail
+            await acknowledge_loss(parse_address(server.url), "t", "e")
+            await until(ledger, "ok")
+            ends_ms, parted, heard_ms = client.hget("{t}:members", ledger._part.name).split()
+            silent = b"%b %b %d" % (ends_ms, parted, int(heard_ms) - 70_000)
+            client.hset("{t}:members", name, silent)
+            await restarted()
+            await until(ledger, "ok")
+            assert await used(ledger) == (0, 40)
+            # What it counted is missed all the same once the store has lost it.
+            client.flushall()
+            await asyncio.gather(take(ledger, "c", 1, ONLY), return_exceptions=True)
+            await asyncio.sleep(0.5)
+            assert ledger.state[:2] == ("closed", "amnesia")
+
+    asyncio.run(scenario())
+
+
 CONFIGURATIONS = {
     "redis_version:6.0.16\r\nmaxmemory_policy:noeviction": "too old",
     "redis_version:7.2.4\r\nmaxmemory_policy:allkeys-lru": "allkeys-lru",

@@ -153,10 +153,12 @@ end
 
 -- What the store says of itself.
 local function read_meta(key)
-  local v = redis.call('HMGET', key, 'epoch', 'seq', 'clock', 'state', 'run', 'opens', 'format')
+  local v = redis.call('HMGET', key, 'epoch', 'seq', 'clock', 'state', 'run', 'opens', 'format',
+    'horizon')
   return {
     key = key, epoch = v[1] or '', seq = tonumber(v[2] or 0), clock = tonumber(v[3] or 0),
     state = v[4] or '', run = v[5] or '', opens = tonumber(v[6] or 0), format = v[7],
+    horizon = tonumber(v[8] or 0),
   }
 end
 
