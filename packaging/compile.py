@@ -43,7 +43,6 @@ HOT_MODULES = (
     "ledger/port",
     "ledger/redis_batch",
     "ledger/redis_courier",
-    "ledger/redis_ledger",
     "ledger/redis_names",
     "ledger/redis_part",
     "values/money",

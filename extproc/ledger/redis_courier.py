@@ -114,6 +114,8 @@ class Courier:
         it would only wait in vain."""
         if self._loop is None or not (self.ready or self.hopeful):
             raise unavailable(self.reason, self.detail)
+        if self._part.journal.failed:
+            raise unavailable("journal")
         if len(self._pending) >= MAX_WAITING:
             raise unavailable("overload")
         return self._loop

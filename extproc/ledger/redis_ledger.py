@@ -193,6 +193,8 @@ class RedisLedger:
         """See the port."""
         courier = self._courier
         undelivered = courier.undelivered
+        if self._part.journal.failed:
+            return StoreState("closed", "journal", "the usage log cannot be written", undelivered)
         if not courier.ready:
             return StoreState("closed", courier.reason, courier.detail, undelivered)
         if courier.dropped:

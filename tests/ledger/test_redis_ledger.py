@@ -286,6 +286,30 @@ def test_F66_the_leases_of_a_sidecar_that_never_comes_back_are_charged_by_anothe
     asyncio.run(scenario())
 
 
+def test_a_journal_that_cannot_be_written_admits_nothing_and_strands_nothing(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ledger = await opened(server, tmp_path / "a")
+        await take(ledger, "a", 10, ONLY)
+        os.close(ledger._part.journal._file)
+        granted = await asyncio.gather(take(ledger, "b", 20, ONLY), return_exceptions=True)
+        with pytest.raises(LedgerUnavailableError):
+            ledger.flush()  # so the answer does not leave
+        assert isinstance(granted[0], Granted | LedgerUnavailableError)
+        with pytest.raises(LedgerUnavailableError) as error:
+            take(ledger, "c", 20, ONLY)
+        assert error.value.reason == "journal"
+        assert ledger.state[:2] == ("closed", "journal")
+        other = await opened(server, tmp_path / "b")
+        assert (await other.peek([ONLY], NOW))[0].reserved >= 10
+        await closed(other)
+        await ledger.stop()
+        os.close(ledger._part.journal._lock)
+
+    asyncio.run(scenario())
+
+
 # -- what a server can answer ---------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import hiredis
 import pytest
+from certificates import Authority, server_context
 from redis_server import free_port, running_redis
 
 from extproc.ledger.port import LedgerUnavailableError
@@ -119,3 +120,29 @@ def test_a_user_a_password_and_a_database_are_told_first(tmp_path: Path) -> None
                 await connect(StoreAddress("127.0.0.1", server.port, 0, "app", "wrong"))
 
         asyncio.run(scenario())
+
+
+def test_tls_checks_who_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority(tmp_path, "ours")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+
+    async def pongs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(b"+PONG\r\n")
+        await silent(reader, writer)
+
+    async def ask(names: tuple[str, ...]) -> bytes:
+        context = server_context(authority.server(*names))
+        server = await asyncio.start_server(pongs, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            link = await connect(StoreAddress("127.0.0.1", port, tls=True), 5)
+            answer: bytes = await link.ask("PING", timeout_s=5)
+            link.give_up("test")
+            return answer
+        finally:
+            server.close()
+
+    assert asyncio.run(ask(("127.0.0.1",))) == b"PONG"
+    with pytest.raises(LedgerUnavailableError, match="certificate"):
+        asyncio.run(ask(("cache.example",)))
