@@ -17,6 +17,7 @@ COMMANDS = {
     "check": "extproc.cli.check",
     "render": "extproc.cli.render",
     "keys": "extproc.cli.keys",
+    "alerts": "extproc.cli.alerts",
     "acknowledge-loss": "extproc.cli.acknowledge_loss",
 }
 """Command to module. Imported when asked for: the servers' libraries take most of a second."""

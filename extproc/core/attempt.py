@@ -72,6 +72,8 @@ class AttemptMachine:
         values = list(plan.scope_values)
         values[_PROVIDER_PLACE] = target.provider.name
         holds = plan.applicable.holds(tuple(values), entry.overrides)
+        if plan.applicable.alerts:
+            self._gate.watched.add(holds)
         return Reserve(
             f"{event.request_id}/{event.attempt}",
             Account(holds, {**plan.account.about, "target": target.name}),

@@ -14,6 +14,7 @@ from extproc.core.estimate import Estimator
 from extproc.core.generation import Generation
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
+from extproc.core.watched import Watched
 from extproc.core.workflows import Workflows
 from extproc.ledger.port import Hold
 from extproc.policy.snapshot import Target
@@ -61,13 +62,22 @@ class InFlight:
 class Gate:
     """The decision state of one sidecar."""
 
-    __slots__ = ("breakers", "estimator", "generation", "in_flight", "sessions", "workflows")
+    __slots__ = (
+        "breakers",
+        "estimator",
+        "generation",
+        "in_flight",
+        "sessions",
+        "watched",
+        "workflows",
+    )
 
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
         self.breakers = Breakers()
         self.estimator = Estimator()
         self.sessions = Sessions()
+        self.watched = Watched()
         self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}
 

@@ -45,6 +45,16 @@ def joined(parts: Sequence[str]) -> str:
     return "".join([f"{len(part)}:{part}" for part in parts])
 
 
+def split(key: str) -> list[str]:
+    """The values of a key that ``joined`` made."""
+    parts = []
+    while key:
+        length, _, rest = key.partition(":")
+        parts.append(rest[: int(length)])
+        key = rest[int(length) :]
+    return parts
+
+
 class Applicable:
     """The limits that matched a request, with what is worth knowing about them beforehand.
 
@@ -53,6 +63,7 @@ class Applicable:
 
     __slots__ = (
         "_places",
+        "alerts",
         "bounds_money",
         "counts_likely",
         "counts_sessions",
@@ -72,6 +83,8 @@ class Applicable:
         self.counts_likely = any(limit.unit is Unit.LIKELY_MICRO_USD for limit in money)
         """Some budget is statistical: what calls of the workflow cost is learned and held."""
         self.counts_sessions = any(Scope.SESSION in limit.scope for limit in limits)
+        self.alerts = any(limit.alerts for limit in limits)
+        """Somebody wants to hear of some of the counters."""
         self._places = tuple(tuple(_PLACE[scope] for scope in limit.scope) for limit in limits)
 
     def holds(self, values: ScopeValues, overrides: dict[str, Hold] | None = None) -> list[Hold]:
@@ -104,6 +117,10 @@ def moved_to_fallback(hold: Hold) -> Hold:
     if limit.is_budget:
         return hold._replace(ceiling=limit.ceiling)
     overflow = replace(
-        limit, key=limit.key + OVERFLOW_SUFFIX, ceiling=NO_CEILING, fallback_ceiling=NO_CEILING
+        limit,
+        key=limit.key + OVERFLOW_SUFFIX,
+        ceiling=NO_CEILING,
+        fallback_ceiling=NO_CEILING,
+        alerts=(),
     )
     return Hold(overflow, hold.scope_value, NO_CEILING)

@@ -237,7 +237,10 @@ class RequestMachine:
             "target": target.name,
             "generation": self._generation.number,
         }
-        return Account(applicable.holds(values, self._overrides), about)
+        holds = applicable.holds(values, self._overrides)
+        if applicable.alerts:
+            self._gate.watched.add(holds)
+        return Account(holds, about)
 
     def _reserve(self, chain: Chain) -> Reserve:
         self._chain = chain

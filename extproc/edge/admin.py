@@ -1,4 +1,4 @@
-"""The admin API: health, metrics, policy, usage. On loopback, never on the public listener."""
+"""The admin API: health, metrics, policy, usage, alerts. On loopback, never on the listener."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 
 from extproc import __version__
+from extproc.edge.alerting import Alerting
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import Sidecar
 
@@ -18,9 +19,10 @@ MAX_COUNTERS = 1_000
 class Admin:
     """The handlers of one sidecar's admin API."""
 
-    def __init__(self, sidecar: Sidecar, reloader: PolicyReloader) -> None:
+    def __init__(self, sidecar: Sidecar, reloader: PolicyReloader, alerting: Alerting) -> None:
         self._sidecar = sidecar
         self._reloader = reloader
+        self._alerting = alerting
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -31,6 +33,7 @@ class Admin:
             ("/metrics", self._metrics),
             ("/policy", self._policy),
             ("/usage", self._usage),
+            ("/alerts", self._alerting.report),
         ):
             application.router.add_get(path, _answering(handler))
         return application
@@ -38,7 +41,7 @@ class Admin:
     def _overview(self) -> dict[str, object]:
         return {
             "tokenweir": __version__,
-            "see": ["/healthz", "/metrics", "/policy", "/usage"],
+            "see": ["/healthz", "/metrics", "/policy", "/usage", "/alerts"],
         }
 
     def _health(self) -> dict[str, object]:

@@ -17,6 +17,11 @@ class Metrics:
 
     __slots__ = (
         "admitted",
+        "alert_tries_failed",
+        "alerts_delivered",
+        "alerts_dropped",
+        "alerts_failed",
+        "alerts_fired",
         "breached_fallbacks",
         "expired",
         "generation",
@@ -34,6 +39,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.admitted = 0
+        self.alerts_fired = 0
+        self.alerts_delivered = 0
+        self.alert_tries_failed = 0
+        self.alerts_failed = 0
+        self.alerts_dropped = 0
         self.breached_fallbacks = 0
         self.refused: Counter[RefusalCode] = Counter()
         self.would_block: Counter[str] = Counter()
@@ -66,6 +76,11 @@ _COUNTERS = (
     ("internal_errors", "Requests refused because of a fault of ours"),
     ("slow_turns", "Turns of the event loop longer than the watchdog allows"),
     ("policy_load_errors", "Policy folders that were refused"),
+    ("alerts_fired", "Thresholds that were crossed and forecasts that came near"),
+    ("alerts_delivered", "Notices that a channel took"),
+    ("alert_tries_failed", "Tries to deliver a notice that failed"),
+    ("alerts_failed", "Notices that could not be delivered, or not within a day"),
+    ("alerts_dropped", "Notices that were given up because too many waited"),
 )
 
 

@@ -24,7 +24,7 @@ from extproc.edge.clock import Clock
 from extproc.edge.metrics import Metrics
 from extproc.edge.stream import Stream, StreamKind
 from extproc.envoy.ext_proc import ATTEMPT_HEADER, CLUSTER_ATTRIBUTE
-from extproc.ledger.port import Granted, Ledger, LedgerUnavailableError, Outcome
+from extproc.ledger.port import Denied, Granted, Ledger, LedgerUnavailableError, Outcome
 from extproc.pb import extproc_pb2 as pb
 from extproc.values.wire_names import ATTEMPT_LOG
 
@@ -134,6 +134,8 @@ class _DecidingService(_Service):
             return machine.on_ledger_failed()
         if isinstance(outcome, Granted) and outcome.would_block:
             self._sidecar.metrics.would_block.update(outcome.would_block)
+        elif isinstance(outcome, Denied):
+            self._sidecar.gate.watched.denied(outcome.standings, command.amounts)
         return machine.on_reserved(Reserved(outcome, command.now_ms))
 
     def _answer(self, stream: Stream, command: Verdict) -> None:

@@ -17,7 +17,9 @@ from aiohttp import web
 from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.edge.admin import Admin
+from extproc.edge.alerting import Alerting
 from extproc.edge.allocator import keep_freed_blocks
+from extproc.edge.channels.channel import Outside
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
 from extproc.edge.lean_server import LeanServer
@@ -99,7 +101,9 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     for server in servers:
         await server.start(gateway.socket_mode)
     write_bootstrap(gateway)
-    admin = web.AppRunner(Admin(sidecar, reloader).application(), access_log=None)
+    alerting = Alerting(sidecar, settings.state, Outside(environ, gateway.ca_file))
+    await alerting.start()
+    admin = web.AppRunner(Admin(sidecar, reloader, alerting).application(), access_log=None)
     await admin.setup()
     await web.TCPSite(admin, settings.console_host, settings.console_port).start()
 
@@ -113,6 +117,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
         asyncio.create_task(reloader.watch(sidecar)),
         asyncio.create_task(_tend(sidecar)),
         asyncio.create_task(_watch_loop(sidecar)),
+        asyncio.create_task(alerting.run()),
     ]
     print("ready", flush=True)  # noqa: T201  the supervisor waits for this line
     await stop.wait()
@@ -120,6 +125,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await alerting.close()
     # The access log is served last: it settles what the others let go.
     for server in servers:
         await server.stop(DRAIN_S if server is not servers[-1] else 0.2)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from extproc.policy.channel_documents import warn_of_unset_channels
 from extproc.policy.document import READERS
 from extproc.policy.drafts import (
     CredentialDraft,
@@ -119,6 +120,7 @@ class _Compiler:
             self._add_model(model)
         credentials = self._credentials()
         limits = self._limits()
+        warn_of_unset_channels(drafts, self._environ)
         return PolicySnapshot(
             generation=generation,
             digest=digest,
@@ -133,6 +135,7 @@ class _Compiler:
             store=drafts.store,
             store_namespace=drafts.store_namespace,
             min_output_tokens=drafts.min_output_tokens,
+            channels=drafts.channels,
             warnings=tuple(self._findings.warnings),
         )
 

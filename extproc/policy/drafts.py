@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from extproc.policy.matching import Condition
 from extproc.policy.reading import Section
-from extproc.policy.snapshot import BreakerPolicy, CredentialRef, EnvelopeRules
+from extproc.policy.snapshot import BreakerPolicy, Channels, CredentialRef, EnvelopeRules
 from extproc.values.dialect import Dialect
 from extproc.values.limit import Alert, Breach, Scope, StoreFailure
 from extproc.values.money import Price
@@ -93,6 +93,10 @@ class Drafts:
     providers: list[ProviderDraft] = field(default_factory=list)
     credentials: list[CredentialDraft] = field(default_factory=list)
     prices: dict[tuple[str, str], Price] = field(default_factory=dict)
+    channels: Channels = field(default_factory=Channels)
+    channel_references: list[tuple[Section, str, CredentialRef]] = field(default_factory=list)
+    unset_channels: set[str] = field(default_factory=set)
+    """Kinds of channel that are asked for and not configured: each is warned of once."""
     envelope: EnvelopeRules | None = None
     default_max_output_tokens: int = 4096
     store: str = EMBEDDED

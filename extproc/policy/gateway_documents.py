@@ -6,10 +6,11 @@ import re
 from decimal import Decimal
 from urllib.parse import urlsplit
 
+from extproc.policy.channel_documents import read_channels
 from extproc.policy.drafts import CredentialDraft, Drafts, ProviderDraft
 from extproc.policy.prices import micro_usd_per_mtok
 from extproc.policy.reading import Section
-from extproc.policy.snapshot import CredentialRef, EnvelopeRules
+from extproc.policy.snapshot import EnvelopeRules
 from extproc.values.dialect import Dialect
 from extproc.values.envelope import ENVELOPE_FIELDS
 from extproc.values.money import Price, Rates
@@ -42,8 +43,9 @@ def read_gateway(document: Section, drafts: Drafts) -> None:
             )
     for price in document.sections("prices"):
         _price(price, drafts)
-    if document.node("channels") is not None:
-        document.warning("channels", "pending_alerts", "alerts are not built yet: none is sent")
+    channels = document.section("channels")
+    if channels is not None:
+        read_channels(channels, drafts)
     _store(document, drafts)
 
 
@@ -132,7 +134,7 @@ def _provider(name: str, section: Section) -> ProviderDraft:
     for key in ("region", "project", "on_disconnect"):
         section.text(key)
     demo = section.choice("demo", ("auto", "off"), "off") == "auto"
-    draft = ProviderDraft(section, name, urls, _reference(section), demo)
+    draft = ProviderDraft(section, name, urls, section.reference("credential"), demo)
     section.done()
     return draft
 
@@ -158,18 +160,6 @@ def _add_url(
         urls[dialect] = url
     elif dialect in (Dialect.OPENAI, Dialect.ANTHROPIC):
         section.error(key, "bad_url", f"{url[:80]!r} is no http(s) URL")
-
-
-def _reference(section: Section) -> CredentialRef | None:
-    text = section.text("credential")
-    if not text:
-        return None
-    kind, _, name = text.partition(":")
-    if kind not in ("env", "file") or not name:
-        # The text may be the secret itself: it is not repeated.
-        section.error("credential", "literal_secret", "credential must be env:NAME or file:PATH")
-        return None
-    return CredentialRef(kind, name)
 
 
 def _price(section: Section, drafts: Drafts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from extproc.policy.channel_documents import read_notify
 from extproc.policy.drafts import Drafts, LimitDraft
 from extproc.policy.matching import MATCH_FIELDS, Condition
 from extproc.policy.reading import Section
@@ -18,7 +19,12 @@ from extproc.values.limit import (
     StoreFailure,
 )
 from extproc.values.money import MAX_AMOUNT, MICRO_USD_PER_USD
-from extproc.values.window import SlidingWindow, Window, parse_window
+from extproc.values.window import (
+    MAX_LENGTH_MS,
+    SlidingWindow,
+    Window,
+    parse_window,
+)
 
 _SUBJECT_FIELD = {
     "user": "user_id",
@@ -35,6 +41,8 @@ DEFAULT_EMERGENCY_PCT = 1
 """Of the ceiling, for each sidecar and scope value: nobody else can use what is set aside."""
 DEFAULT_FALLBACK_PCT = 90
 """The last share of a budget with a fallback is for cheaper targets only."""
+MIN_FORECAST_WINDOW_MS = 3_600_000
+"""A rate is seen over five minutes at least; a shorter window has moved on by then."""
 
 
 def read_rate_limits(document: Section, drafts: Drafts) -> None:
@@ -51,7 +59,9 @@ def read_rate_limits(document: Section, drafts: Drafts) -> None:
         conditions = _when(rule, drafts)
         scope = _scopes(rule, rule.node("scope"))
         drafts.limits.append(
-            _limit_draft(rule, ceilings, window, scope, conditions, "on_breach", is_budget=False)
+            _limit_draft(
+                rule, ceilings, window, scope, conditions, "on_breach", drafts, is_budget=False
+            )
         )
         rule.done()
 
@@ -72,7 +82,7 @@ def read_budgets(document: Section, drafts: Drafts) -> None:
         scope += _scopes(budget, budget.node("per"))
         ceilings = [("usd", _micro_usd(budget, "ceiling_usd", ceiling))]
         draft = _limit_draft(
-            budget, ceilings, window, scope, conditions, "on_exceed", is_budget=True
+            budget, ceilings, window, scope, conditions, "on_exceed", drafts, is_budget=True
         )
         mode = budget.choice("mode", ("strict", "statistical"), "strict")
         draft.statistical = mode == "statistical"
@@ -90,6 +100,7 @@ def _limit_draft(
     scope: tuple[Scope, ...],
     conditions: tuple[Condition, ...],
     breach_key: str,
+    drafts: Drafts,
     *,
     is_budget: bool,
 ) -> LimitDraft:
@@ -109,7 +120,7 @@ def _limit_draft(
         max_wait_ms=_duration_ms(section, "max_wait", DEFAULT_WAIT_MS, MAX_WAIT_MS),
         on_store_failure=_store_failure(section, counts_money=counts_money),
         emergency_pct=section.integer("emergency_quota_pct", DEFAULT_EMERGENCY_PCT, 1, 50),
-        alerts=_alerts(section),
+        alerts=_alerts(section, window, drafts),
         renamed_from=section.text("renamed_from"),
     )
 
@@ -125,7 +136,9 @@ def _duration_ms(section: Section, key: str, default_ms: int, longest_ms: int) -
     if isinstance(window, SlidingWindow) and 0 < window.length_ms <= longest_ms:
         return window.length_ms
     section.error(
-        key, "bad_duration", f"{key} must be like 10s, at most {longest_ms // 1000}s: {text[:80]!r}"
+        key,
+        "bad_duration",
+        f"{key} must be like 10s, at most {SlidingWindow(longest_ms)}: {text[:80]!r}",
     )
     return default_ms
 
@@ -235,11 +248,24 @@ def _breach(section: Section, key: str) -> Breach:
     return Breach(BreachKind.HARD_BLOCK)
 
 
-def _alerts(section: Section) -> tuple[Alert, ...]:
-    alerts = []
+def _alerts(section: Section, window: Window, drafts: Drafts) -> tuple[Alert, ...]:
+    """``{at_pct, notify}`` and ``{forecast, notify}``."""
+    alerts: dict[tuple[int, int], Alert] = {}
     for alert in section.sections("alerts"):
-        alerts.append(Alert(alert.integer("at_pct", 100, 1, 1000), alert.texts("notify")))
+        at_pct = alert.integer("at_pct", 0, 1, 1000)
+        forecast_ms = _duration_ms(alert, "forecast", 0, MAX_LENGTH_MS)
+        if ("at_pct" in alert) == ("forecast" in alert):
+            alert.error("", "missing_key", "an alert needs either at_pct or forecast")
+        elif forecast_ms and _is_short(window):
+            message = f"a window of {window} is too short for a forecast: it takes one of an hour"
+            alert.error("forecast", "bad_forecast", message)
+        if (at_pct, forecast_ms) in alerts:
+            alert.error("", "duplicate_alert", "the same alert twice: list all whom to notify once")
+        notify = read_notify(alert, drafts)
         alert.done()
-    if alerts:
-        section.warning("alerts", "pending_alerts", "alerts are not built yet: none is sent")
-    return tuple(alerts)
+        alerts[at_pct, forecast_ms] = Alert(at_pct, notify, forecast_ms)
+    return tuple(sorted(alerts.values(), key=lambda alert: (alert.forecast_ms, alert.at_pct)))
+
+
+def _is_short(window: Window) -> bool:
+    return isinstance(window, SlidingWindow) and window.length_ms < MIN_FORECAST_WINDOW_MS

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from extproc.policy.snapshot import Finding
+from extproc.policy.snapshot import CredentialRef, Finding
 from extproc.policy.yaml_text import Node
 
 MAX_FINDINGS = 100
@@ -154,6 +154,18 @@ class Section:
             else:
                 self.wrong(item.line, key, "text", item)
         return tuple(texts)
+
+    def reference(self, key: str, *, required: bool = False) -> CredentialRef | None:
+        """Where a secret is: ``env:NAME`` or ``file:PATH``."""
+        text = self.text(key, required=required)
+        if not text:
+            return None
+        kind, _, name = text.partition(":")
+        if kind not in ("env", "file") or not name:
+            # The text may be the secret itself: it is not repeated.
+            self.error(key, "literal_secret", f"{key} must be env:NAME or file:PATH")
+            return None
+        return CredentialRef(kind, name)
 
     def sections(self, key: str, *, required: bool = False) -> list[Section]:
         """A list of mappings."""

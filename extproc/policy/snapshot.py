@@ -59,7 +59,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class CredentialRef:
-    """Where a provider's secret is: never the secret."""
+    """Where the secret of a provider or a channel is: never the secret."""
 
     kind: str
     """``env`` or ``file``."""
@@ -149,6 +149,54 @@ class VirtualModel:
         return self.targets + self.fallbacks
 
 
+@dataclass(frozen=True, slots=True)
+class SlackChannel:
+    """An incoming webhook, bound to one channel of Slack, or a bot that posts into any."""
+
+    webhook: CredentialRef | None
+    bot_token: CredentialRef | None
+    api_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class PagerDutyChannel:
+    """Services of PagerDuty that take events, by the names that ``notify`` uses."""
+
+    routing_keys: Mapping[str, CredentialRef]
+    api_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookChannel:
+    """A receiver of JSON. Its messages are signed where there is a secret."""
+
+    url: CredentialRef | str
+    secret: CredentialRef | None
+
+
+@dataclass(frozen=True, slots=True)
+class EmailChannel:
+    """The server that mail is handed to."""
+
+    host: str
+    port: int
+    tls: str
+    """``starttls``, ``tls`` or ``none``."""
+    sender: str
+    username: str
+    password: CredentialRef | None
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """How people are told. A kind that is not configured is only logged."""
+
+    slack: SlackChannel | None = None
+    pagerduty: PagerDutyChannel | None = None
+    webhooks: Mapping[str, WebhookChannel] = field(default_factory=dict)
+    email: EmailChannel | None = None
+
+
 FALLBACK_KINDS = (BreachKind.FALLBACK_TO, BreachKind.FALLBACK_TO_CHEAPER)
 
 
@@ -177,4 +225,5 @@ class PolicySnapshot:
     store: str = EMBEDDED
     """Where counters are kept: ``embedded`` or an address."""
     store_namespace: str = DEFAULT_NAMESPACE
+    channels: Channels = Channels()
     warnings: tuple[Finding, ...] = ()

@@ -79,11 +79,21 @@ class StoreFailure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Whom to tell when so much of a limit is used."""
+    """Whom to tell when so much of a limit is used, or will soon be."""
 
     at_pct: int
+    """Share of the ceiling that is settled; 0 for a forecast."""
     notify: tuple[str, ...]
-    """Channels, e.g. ``slack:#ai-budget-alerts``."""
+    """Destinations, e.g. ``slack:#ai-budget-alerts``."""
+    forecast_ms: int = 0
+    """Tell when the limit runs out within this time at the present rate; 0 for a share."""
+
+    @property
+    def name(self) -> str:
+        """What tells the alerts of a limit apart: ``80%`` or ``forecast 6h``."""
+        return (
+            f"forecast {SlidingWindow(self.forecast_ms)}" if self.forecast_ms else f"{self.at_pct}%"
+        )
 
 
 @dataclass(frozen=True, slots=True)

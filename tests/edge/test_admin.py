@@ -19,6 +19,8 @@ from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.edge import admin as admin_module
 from extproc.edge.admin import Admin
+from extproc.edge.alerting import Alerting
+from extproc.edge.channels.channel import Outside
 from extproc.edge.clock import Clock
 from extproc.edge.services import Sidecar
 from extproc.ledger.embedded import EmbeddedLedger
@@ -44,7 +46,7 @@ def sidecar(tmp_path: Path) -> Sidecar:
 
 
 @pytest.fixture
-def get(sidecar: Sidecar) -> Callable[..., Any]:
+def get(sidecar: Sidecar, tmp_path: Path) -> Callable[..., Any]:
     """Asks the admin API: status, content type, body (parsed where it is JSON)."""
 
     def ask(
@@ -52,7 +54,8 @@ def get(sidecar: Sidecar) -> Callable[..., Any]:
     ) -> tuple[int, str, Any]:
         async def scenario() -> tuple[int, str, Any]:
             reloader: Any = SimpleNamespace(problems=list(problems))
-            application = Admin(sidecar, reloader).application()
+            alerting = Alerting(sidecar, tmp_path, Outside({}, ""))
+            application = Admin(sidecar, reloader, alerting).application()
             async with TestClient(TestServer(application)) as client:
                 answer = await client.request(method, path)
                 body = await answer.read()
@@ -90,7 +93,7 @@ def test_policy_shows_the_active_generation_and_why_the_folder_is_not_it(get) ->
     assert document["virtual_models"] == ["intent-fast"]
     assert document["limits"] == ["all/usd"]
     assert document["problems"] == []
-    assert any("pending_alerts" in warning for warning in document["warnings"])
+    assert any("channel_unset" in warning for warning in document["warnings"])
     assert len(document["digest"]) == 64
     _, _, document = get("/policy", (Finding("a.yaml", 3, "unknown_key", "no key x"),))
     assert document["problems"] == ["a.yaml:3: unknown_key: no key x"]
@@ -116,8 +119,14 @@ def test_usage_shows_settled_and_reserved_apart_and_is_bounded(
     }  # fmt: skip
 
 
+def test_alerts_show_what_is_set_off_waiting_and_ended(get) -> None:
+    assert get("/alerts")[2] == {
+        "set_off": [], "pending": [], "ended": [], "watched_counters": 0,
+    }  # fmt: skip
+
+
 def test_nothing_can_be_changed_and_nothing_else_is_there(get) -> None:
-    for path in ("/", "/policy", "/usage"):
+    for path in ("/", "/policy", "/usage", "/alerts"):
         assert get(path, method="POST")[0] == 405
         assert get(path, method="DELETE")[0] == 405
     assert get("/config")[0] == 404
@@ -126,7 +135,7 @@ def test_nothing_can_be_changed_and_nothing_else_is_there(get) -> None:
 
 def test_no_secret_is_shown(get, sidecar: Sidecar) -> None:
     for credential in sidecar.gate.generation.policy.credentials.values():
-        for path in ("/policy", "/usage", "/metrics"):
+        for path in ("/policy", "/usage", "/metrics", "/alerts"):
             body = get(path)[2]
             text = body.decode() if isinstance(body, bytes) else str(body)
             assert credential.sha256.hex() not in text

@@ -70,11 +70,11 @@ def test_variables_are_escaped_where_the_shell_is_to_see_them() -> None:
         assert "$" not in line.replace("$$", ""), line
 
 
-def test_the_two_share_a_group_but_no_user_and_only_envoy_has_keys() -> None:
+def test_the_two_share_a_group_but_no_user_and_only_envoy_has_the_providers_keys() -> None:
     users = {name: service["user"].split(":") for name, service in SERVICES.items()}
     assert users["sidecar"][0] != users["envoy"][0]
     assert users["sidecar"][1] == users["envoy"][1]
-    assert "environment" not in SERVICES["sidecar"]
+    assert SERVICES["sidecar"]["environment"] == ["SLACK_WEBHOOK", "PD_PLATFORM"]
     assert SERVICES["sidecar"]["ports"] == ["127.0.0.1:8090:8090"]
 
 
