@@ -222,6 +222,8 @@ class Courier:
                 if asked.plan.epoch != self.epoch:
                     asked.plan = asked.plan.renewed(self._names, self.epoch, self.now_ms())
                 operations.append(asked)
+                if isinstance(asked, Question):
+                    break  # it reads many slots: one per call
             if self._unread:
                 self._read_records()
             if operations:

@@ -40,7 +40,7 @@ KINDS = ("memory", "embedded", "redis")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running_redis(tmp_path_factory.mktemp("redis")) as running:
+    with running_redis(tmp_path_factory.mktemp("redis"), "--appendfsync", "everysec") as running:
         yield running
 
 
@@ -329,5 +329,5 @@ def comparison(server: RedisServer) -> type[Comparison]:
 
 def test_all_ledgers_agree_step_by_step(comparison: type[Comparison]) -> None:
     run_state_machine_as_test(
-        comparison, settings=settings(max_examples=30, stateful_step_count=30, deadline=None)
+        comparison, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
     )
