@@ -14,7 +14,7 @@ from redis_server import RedisServer, free_port, running_redis
 from redis_world import drained, make_ledger
 
 from extproc.ledger import redis_ledger
-from extproc.ledger.port import Denied, Granted, LedgerUnavailableError
+from extproc.ledger.port import Account, Denied, Granted, LedgerUnavailableError
 from extproc.ledger.redis_ledger import RedisLedger
 from extproc.ledger.redis_session import (
     StoreRefusedError,
@@ -269,6 +269,36 @@ def test_F68_a_store_that_is_older_than_what_was_seen_never_opens_as_it_is(
             await until(ledger, "ok")
             assert ledger._courier.epoch != epoch
             assert await used(ledger) == (0, 30)
+
+    asyncio.run(scenario())
+
+
+def test_parts_of_different_ages_are_put_together_slot_by_slot(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """The newer part comes first: the older one's slots go below it, and leave before it."""
+    short = hold(limit("short", 100, "3s"))
+
+    async def scenario() -> None:
+        old = make_ledger(server, tmp_path / "old")
+        await old.start()
+        await old.reserve("o", Account([short], {}), amounts(30), NOW, NOW + 60_000)
+        await asyncio.sleep(1.2)
+        async with running(server, tmp_path / "new") as new:
+            await new.reserve("n", Account([short], {}), amounts(20), NOW, NOW + 60_000)
+            await asyncio.sleep(0.1)
+            await die(old)
+            server.client().flushall()
+            await asyncio.gather(take(new, "x", 1, ONLY), return_exceptions=True)
+            await asyncio.sleep(0.5)
+            assert new.state[:2] == ("closed", "amnesia")
+            async with running(server, tmp_path / "old") as back:
+                await asyncio.gather(until(new, "ok"), until(back, "ok"))
+                assert (await new.peek([short], NOW))[0][1:3] == (0, 50)
+                async with asyncio.timeout(5):
+                    while (found := (await new.peek([short], NOW))[0][1:3]) == (0, 50):
+                        await asyncio.sleep(0.02)
+                assert found == (0, 20)
 
     asyncio.run(scenario())
 
