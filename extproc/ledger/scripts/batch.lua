@@ -1,13 +1,14 @@
 -- One round trip of a sidecar: any number of reservations, ends, corrections and questions.
 --
--- KEYS: meta, leases, the counters of the accounts in order, then each operation's record, then the
--- counters that ends name.
--- ARGV: epoch, highest sequence seen, number of accounts, the accounts, the operations. The last two
--- are MessagePack arrays (its integers are exact, and reading them is most of what a script does).
--- An account is seven words per counter: unit, ceiling (-1: only watched), slot_ms (0: the calendar),
--- start, end and next end of the calendar's period, window.
--- Operations: r account lease_ms amounts; e kind amounts; b lease_ms amounts; k account amount;
--- p account.
+-- KEYS: meta, leases, the counters of the accounts in order, then each operation's record, then
+-- the counters that ends name.
+-- ARGV: epoch, highest sequence seen, number of accounts, the accounts, the operations. The last
+-- two are MessagePack arrays (its integers are exact, and reading them is most of what a script
+-- does).
+-- An account is seven words per counter: unit, ceiling (-1: only watched), slot_ms (0: the
+-- calendar), start, end and next end of the calendar's period, window.
+-- Operations: r account lease_ms amounts; e kind amounts; b lease_ms amounts; k account amount; p
+-- account.
 -- A record: state, end of lease, amounts, what was taken (counter, unit, slot, version of each).
 -- Answers {'ok', now, seq, results, totals of all counters}, {'closed', state, epoch, seq} or
 -- {'stale', now}: the periods that were sent are not Redis' own.

@@ -3,9 +3,9 @@
 --
 -- A counter is a hash. Its field 'now' is MessagePack (one value is read and written faster than
 -- nine): w window, s its newest slot, e when that slot ends, t all that counts, a and h what the
--- newest slot has and what of it is held, o the oldest slot that may be there, v how often the window
--- was edited, m the slot that the older windows' amounts were put into then. Each older slot is a
--- field of its own: 'amount held'.
+-- newest slot has and what of it is held, o the oldest slot that may be there, v how often the
+-- window was edited, m the slot that the older windows' amounts were put into then. Each older
+-- slot is a field of its own: 'amount held'.
 local MAX = 9007199254740991 -- 2^53 - 1: above it a double is not exact
 local OLDER = 60             -- older slots of a sliding window that still count
 local GRACE_MS = 60000       -- a key outlives what it counts by this

@@ -1,9 +1,9 @@
 -- A sidecar's first word on a connection, and again while the store is closed.
 --
 -- KEYS: meta, members, joined, pushed.
--- ARGV: run (this server's identity), sidecar, the epoch it knows ('' for none), the highest sequence
--- it has seen, 1 if it has a part, its push's name, a name for a new epoch, learn_ms, how long its part may count, then
--- the sidecars it remembers as pairs of name and until_ms.
+-- ARGV: run (this server's identity), sidecar, the epoch it knows ('' for none), the highest
+-- sequence it has seen, 1 if it has a part, its push's name, a name for a new epoch, learn_ms, how
+-- long its part may count, then the sidecars it remembers as pairs of name and until_ms.
 -- Answers {state, epoch, seq, now, 'here' or 'push', missing sidecars, all sidecars with until}.
 local DAY_MS = 86400000
 local run, name, known, seen = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])

@@ -5,8 +5,8 @@
 -- joined: sidecar -> 'epoch run', what it has confirmed that its part is in.
 local FORMAT = '1'
 local SILENT_MS = 60000
--- A sidecar that was silent for so long when another one looked at the sequence had seen nothing newer:
--- the other one's word is enough that a restarted store misses nothing.
+-- A sidecar that was silent for so long when another one looked at the sequence had seen nothing
+-- newer: the other one's word is enough that a restarted store misses nothing.
 
 -- Sidecars whose part may be missing now.
 local function missing_members(meta, members, joined, now)
