@@ -21,6 +21,8 @@ unit: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	TOKENWEIR_SEEDS=20 $(BIN)/pytest tests/integration/test_money_race.py
+	TOKENWEIR_MEMORY_REQUESTS=1000000 $(BIN)/pytest tests/integration/test_memory.py
+	TOKENWEIR_SIM_SEEDS=4000 TOKENWEIR_SIM_FIRST=$$(date +%s) $(BIN)/pytest -n 2 tests/sim
 
 # The hot path compiled by mypyc, in a copy of its own: what the image runs and what is measured.
 # Needs a C compiler.

@@ -17,6 +17,10 @@ COMMANDS = {
     "check": "extproc.cli.check",
     "render": "extproc.cli.render",
     "keys": "extproc.cli.keys",
+    "kill": "extproc.cli.kill",
+    "revive": "extproc.cli.revive",
+    "verify-ledger": "extproc.cli.verify_ledger",
+    "correct": "extproc.cli.correct",
     "alerts": "extproc.cli.alerts",
     "acknowledge-loss": "extproc.cli.acknowledge_loss",
 }

@@ -16,8 +16,6 @@ MAX_MODULE_LINES = 570
 """The goal is 400; the lean transport and the embedded ledger are above it."""
 MAX_FUNCTION_LINES = 75
 WITHOUT_A_TEST_FILE = (
-    "core/attempt.py",
-    "core/breach.py",
     "core/commands.py",
     "core/events.py",
     "core/gate.py",
@@ -35,16 +33,12 @@ WITHOUT_A_TEST_FILE = (
     "demo/openai_responses.py",
     "demo/operations.py",
     "demo/prices.py",
-    "edge/clock.py",
     "edge/grpcio_transport.py",
     "edge/metrics.py",
     "edge/reload.py",
-    "edge/services.py",
     "edge/sidecar_process.py",
     "edge/stream.py",
-    "ledger/counter.py",
     "ledger/journal.py",
-    "ledger/memory.py",
     "ledger/port.py",
     "policy/catalogue.py",
     "policy/drafts.py",
@@ -67,7 +61,8 @@ never to be lengthened."""
 COVERED_FAULTS = (
     *(f"F{n:02}" for n in range(1, 12)),
     *(f"F{n}" for n in (*range(15, 26), *range(26, 37), 39, 41, 42, *range(45, 51))),
-    *("F12", "F13", "F14", "F54", "F55", *(f"F{n}" for n in range(60, 74)), "F74", "F75", "F76"),
+    *("F12", "F13", "F14", "F37", "F38", "F40", "F43", "F44", "F54", "F55", "F58"),
+    *(f"F{n}" for n in (*range(60, 77), 78)),
 )
 
 
@@ -103,6 +98,12 @@ def test_money_is_never_a_float() -> None:
         "values/money.py",
         "ledger/embedded.py",
         "ledger/counter.py",
+        "ledger/allowance.py",
+        "ledger/emergency.py",
+        "ledger/books.py",
+        "ledger/recovery.py",
+        "ledger/tally.py",
+        "ledger/log_replay.py",
     ):
         tree = ast.parse((ROOT / "extproc" / name).read_text())
         for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""``tokenweir keys``: makes an API key and the policy lines that admit it, or lists them."""
+"""``tokenweir keys``: makes an API key and the policy lines that admit it, lists or revokes one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import orjson
 
 from extproc.cli.arguments import policy_folder
 from extproc.cli.findings import say_refused
-from extproc.policy.loader import load_folder
+from extproc.policy.compiler import compile_folder
+from extproc.policy.loader import load_folder, read_folder
+from extproc.policy.snapshot import Credential, PolicySnapshot
 
 EXAMPLE = "tokenweir keys new search-app"
 
@@ -25,15 +30,16 @@ _YAML_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The actions of ``keys``."""
     add = parser.add_argument
-    add("action", choices=("new", "list"), help="make a key, or list the policy's credentials")
-    add("id", nargs="?", default="", metavar="ID", help="credential id of a new key")
-    add("--policy", type=policy_folder, metavar="DIR", help="folder that list reads (configs)")
+    add("action", choices=("new", "list", "revoke"), help="make, list, or revoke a credential")
+    add("id", nargs="?", default="", metavar="ID", help="credential id, of new and revoke")
+    add("--policy", type=policy_folder, metavar="DIR", help="folder that is read (configs)")
     add("--json", action="store_true", help="the same as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """A key is shown once and stored nowhere: policy holds its hash."""
-    return _list(arguments) if arguments.action == "list" else _new(arguments)
+    actions = {"list": _list, "revoke": _revoke, "new": _new}
+    return actions[arguments.action](arguments)
 
 
 def _new(arguments: argparse.Namespace) -> int:
@@ -62,12 +68,75 @@ def _list(arguments: argparse.Namespace) -> int:
         say_refused(loaded)
         return 1
     rows = [
-        {"id": credential.id, "sha256": credential.sha256.hex(), "team": credential.team}
+        {
+            "id": credential.id,
+            "sha256": credential.sha256.hex(),
+            "team": credential.team,
+            "revoked": credential.revoked,
+        }
         for credential in loaded.credentials.values()
     ]
     if arguments.json:
         print(orjson.dumps(rows).decode())
     else:
         for row in rows:
-            print(f"{row['id']}  {row['sha256'][:12]}…  {row['team']}".rstrip())
+            state = "revoked" if row["revoked"] else ""
+            print(f"{row['id']}  {str(row['sha256'])[:12]}…  {row['team']}  {state}".rstrip())
     return 0
+
+
+def _revoke(arguments: argparse.Namespace) -> int:
+    """Writes ``revoked: true`` beside the id. The text is changed in that place only, and only when
+    the policy then says just that."""
+    folder: Path = arguments.policy or policy_folder("configs")
+    before = load_folder(folder, 1, os.environ)
+    if isinstance(before, list):
+        say_refused(before)
+        return 1
+    named = [one for one in before.credentials.values() if one.id == arguments.id]
+    if not named:
+        print(f"tokenweir keys: the policy has no credential {arguments.id!r}", file=sys.stderr)
+        return 2
+    wanted = replace(named[0], revoked=True)
+    if not named[0].revoked and not _write_revoked(folder, before, wanted):
+        print(
+            f"tokenweir keys: cannot tell where {arguments.id} is written; add the line "
+            "'revoked: true' to it",
+            file=sys.stderr,
+        )
+        return 1
+    if arguments.json:
+        print(orjson.dumps({"id": wanted.id, "revoked": True}).decode())
+    else:
+        print(f"{wanted.id} is revoked; a running gateway takes it up within a second")
+    return 0
+
+
+def _write_revoked(folder: Path, before: PolicySnapshot, wanted: Credential) -> bool:
+    files = read_folder(folder)
+    if isinstance(files, list):
+        return False
+    credentials = {**before.credentials, wanted.sha256: wanted}
+    for name, content in files.items():
+        for changed in _with_revoked(content, wanted.id.encode()):
+            after = compile_folder({**files, name: changed}, 1, os.environ)
+            if isinstance(after, PolicySnapshot) and after.credentials == credentials:
+                path = folder / name
+                temporary = path.with_name(name + ".new")
+                temporary.write_bytes(changed)
+                temporary.chmod(path.stat().st_mode & 0o777)
+                os.replace(temporary, path)
+                return True
+    return False
+
+
+def _with_revoked(content: bytes, credential_id: bytes) -> Iterator[bytes]:
+    """The text with the line added at each place where such an id is set."""
+    name = re.escape(credential_id)
+    block = rb"(?m)^( *)- id: *(?:%b|\"%b\"|'%b') *(?:#.*)?$" % (name, name, name)
+    for match in re.finditer(block, content):
+        line = b"\n" + match[1] + b"  revoked: true"
+        yield content[: match.end()] + line + content[match.end() :]
+    flow = rb"\{ *id: *(?:%b|\"%b\"|'%b') *," % (name, name, name)
+    for match in re.finditer(flow, content):
+        yield content[: match.end()] + b" revoked: true," + content[match.end() :]

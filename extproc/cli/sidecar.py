@@ -14,6 +14,7 @@ import uvloop
 from extproc.cli.addresses import address
 from extproc.cli.arguments import mode, policy_folder, store
 from extproc.cli.findings import say_refused
+from extproc.edge.kill_board import KillBoardError
 from extproc.edge.sidecar_process import PolicyRefusedError, SidecarSettings, run_sidecar
 from extproc.envoy.process import EnvoyMissingError
 from extproc.envoy.settings import SYSTEM_CA_FILE, GatewaySettings
@@ -128,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     except PolicyRefusedError as error:
         say_refused(error.findings)
         return 1
-    except (LedgerUnavailableError, EnvoyMissingError) as error:
+    except (LedgerUnavailableError, EnvoyMissingError, KillBoardError) as error:
         print(f"tokenweir sidecar: {error}", file=sys.stderr)
         return 1
     return 0

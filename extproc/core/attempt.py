@@ -1,7 +1,7 @@
 """A later attempt of a request: priced, reserved and rewritten for its own target first.
 
-    body     -> Reserve | SendAttempt (free operations) | Refuse
-    reserved -> SendAttempt | Refuse
+    body     -> Reserve | Refuse
+    reserved -> SendAttempt | Reserve (clamped) | Refuse
 
 A refusal here is terminal: Envoy does not retry it, and no provider sees the attempt.
 """
@@ -9,29 +9,53 @@ A refusal here is terminal: Envoy does not retry it, and no provider sees the at
 from __future__ import annotations
 
 from extproc.core import refusals
+from extproc.core.breach import fitted
+from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Refuse, Reserve, SendAttempt
-from extproc.core.estimate import estimate_amounts
+from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bound_tokens
 from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
-from extproc.core.holds import SCOPES
-from extproc.ledger.port import Account, Granted
+from extproc.core.holds import ScopeValues, scope_key
+from extproc.core.velocity import Counted, TooFast
+from extproc.ledger.port import Account, Denied, Granted
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect
-from extproc.values.limit import Amounts, Scope
+from extproc.values.limit import Amounts
 from extproc.values.refusal import Refusal
 from extproc.wire.errors import WireError
-from extproc.wire.inference_request import InferenceRequest, parse_inference_request, rewrite
-
-_PROVIDER_PLACE = SCOPES.index(Scope.PROVIDER)
+from extproc.wire.inference_request import (
+    InferenceRequest,
+    parse_inference_request,
+    renamed_maximum,
+    rewrite,
+)
 
 
 class AttemptMachine:
     """Decides one attempt after the first."""
 
-    __slots__ = ("_amounts", "_entry", "_event", "_gate", "_now_ms", "_request", "_target")
+    __slots__ = (
+        "_account",
+        "_amounts",
+        "_arrived",
+        "_clamps",
+        "_counted",
+        "_counts_likely",
+        "_entry",
+        "_event",
+        "_gate",
+        "_now_ms",
+        "_request",
+        "_target",
+        "_whole",
+    )
 
     _entry: InFlight
     _target: Target
+    _account: Account
+    _arrived: InferenceRequest
+    _whole: InferenceRequest
+    """As it arrived, with a maximum where one is needed."""
     _request: InferenceRequest
     _amounts: Amounts
 
@@ -39,9 +63,12 @@ class AttemptMachine:
         self._gate = gate
         self._event = event
         self._now_ms = 0
+        self._clamps = 0
+        self._counts_likely = False
+        self._counted: list[Counted] = []
 
     def on_body(self, body: bytes, now_ms: int) -> Reserve | Refuse:
-        """The body as it left the gateway for the first attempt."""
+        """The body as it left the gateway for the first attempt: with that one's maximum."""
         event = self._event
         entry = self._gate.in_flight.get(event.request_id)
         if entry is None:
@@ -54,64 +81,147 @@ class AttemptMachine:
             return self._refuse(refusals.INTERNAL_ERROR)
         self._target = target = found[0]
         try:
-            self._request = parse_inference_request(entry.operation, body)
+            request = self._parsed(body)
         except WireError as error:
             return self._refuse(error.refusal)
-        generation = entry.generation
-        self._amounts = estimate_amounts(
-            self._request,
-            target,
-            generation.policy.default_max_output_tokens,
-            self._gate.estimator,
-        )
-        plan = entry.plan
-        if plan.applicable.counts_likely:
-            self._amounts = self._gate.workflows.likely(
-                plan.workflow_tag, target, self._request.body_bytes, self._amounts
-            )
-        values = list(plan.scope_values)
-        values[_PROVIDER_PLACE] = target.provider.name
-        holds = plan.applicable.holds(tuple(values), entry.overrides)
-        if plan.applicable.alerts:
+        self._arrived = request
+        caller, generation, plan = entry.caller, entry.generation, entry.plan
+        kills = self._gate.kills
+        if kills.active:
+            killed = kills.stops_request(plan.subject, target, request)
+            if killed:
+                return self._refuse(refusals.killed(killed))
+        # As the caller named it: the body names the model of the first target.
+        model = str(plan.account.about["model"])
+        # Some limits may be those of this attempt's own provider.
+        provider = target.provider.name
+        applicable = generation.applicable(caller.envelope, caller.credential, model, provider)
+        self._counts_likely = applicable.counts_likely
+        if applicable.bounds_money and (request.server_tools or request.priority_tier):
+            return self._refuse(refusals.unbounded(request))
+        if applicable.watches_money and request.generates and request.max_output_tokens is None:
+            # No limit on the first provider counted dollars, one on this provider does.
+            request = with_maximum(request, self._bound_tokens(request))
+        self._whole = request
+        self._request = fitted(request, target, self._floor(request))
+        values = caller.scope_values(plan.session, model, provider)
+        if plan.metered:
+            self._amounts = self._estimate(self._request)
+            refusal = self._too_fast(values)
+            if refusal is not None:
+                return self._refuse(refusal)
+        holds = applicable.holds(values, entry.overrides)
+        if applicable.alerts:
             self._gate.watched.add(holds)
-        return Reserve(
-            f"{event.request_id}/{event.attempt}",
-            Account(holds, {**plan.account.about, "target": target.name}),
-            self._amounts,
-            now_ms + LEASE_MS,
-            now_ms,
-        )
+        self._account = Account(holds, {**entry.plan.account.about, "target": target.name})
+        return self._reserve()
 
-    def on_reserved(self, event: Reserved) -> SendAttempt | Refuse:
+    def on_reserved(self, event: Reserved) -> SendAttempt | Reserve | Refuse:
         """The ledger's answer."""
         outcome = event.outcome
-        entry, target = self._entry, self._target
-        if not isinstance(outcome, Granted):
-            standing = outcome.standings[0]
-            estimated = self._amounts[standing.hold.limit.unit]
-            return self._refuse(refusals.over_limit(standing, estimated, self._now_ms))
+        if isinstance(outcome, Granted):
+            return self._send()
+        shorter = self._clamped(outcome)
+        if shorter is not None:
+            self._request = shorter
+            return self._reserve()
+        standing = outcome.standings[0]
+        estimated = self._amounts[standing.hold.limit.unit]
+        return self._refuse(refusals.over_limit(standing, estimated, self._now_ms))
+
+    def _parsed(self, body: bytes) -> InferenceRequest:
+        """The request, its injected maximum in the field that this target knows. Raises
+        ``WireError``."""
+        entry = self._entry
+        request = parse_inference_request(entry.operation, body)
+        if not entry.injected_maximum:
+            return request
+        renamed = renamed_maximum(request, self._target.model)
+        if renamed is request.body.body:
+            return request
+        return parse_inference_request(entry.operation, renamed)
+
+    def _reserve(self) -> Reserve:
+        event = self._event
+        self._amounts = self._estimate(self._request)
+        return Reserve(
+            f"{event.request_id}/{event.attempt}",
+            self._account,
+            self._amounts,
+            self._now_ms + LEASE_MS,
+            self._now_ms,
+        )
+
+    def _estimate(self, request: InferenceRequest) -> Amounts:
+        gate, target = self._gate, self._target
+        default_tokens = self._entry.generation.policy.default_max_output_tokens
+        amounts = estimate_amounts(request, target, default_tokens, gate.estimator)
+        if not self._counts_likely:
+            return amounts
+        tag = self._entry.plan.workflow_tag
+        return gate.workflows.likely(tag, target, request.body_bytes, amounts)
+
+    def _bound_tokens(self, request: InferenceRequest) -> int:
+        default_tokens = self._entry.generation.policy.default_max_output_tokens
+        return output_bound_tokens(request, self._target, default_tokens)
+
+    def _floor(self, request: InferenceRequest) -> int:
+        return floor_tokens(request, self._entry.generation.policy.min_output_tokens)
+
+    def _clamped(self, denied: Denied) -> InferenceRequest | None:
+        """The attempt as the remainder of the full limits can pay for it; None if it cannot."""
+        if self._clamps >= MAX_CLAMPS:
+            return None
+        self._clamps += 1
+        request = self._request
+        bound, floor = self._bound_tokens(request), self._floor(request)
+        return clamped(request, bound, floor, denied.standings, self._estimate)
+
+    def _send(self) -> SendAttempt:
+        entry, target, request = self._entry, self._target, self._request
         number = self._event.attempt
         entry.attempts[number] = Attempt(
-            f"{self._event.request_id}/{number}", target, self._amounts
+            f"{self._event.request_id}/{number}", target, self._amounts, counted=self._counted
         )
+        self._counted = []  # the attempt's own from here on
         self._gate.breakers.sent(target.name, entry.chain.breaker, self._now_ms)
+        maximum = None if request is self._arrived else request.max_output_tokens
         return SendAttempt(
             target,
             entry.operation,
-            rewrite(self._request, target.model, None, False),
+            rewrite(request, target.model, maximum, False),
+            () if request is self._whole else (("clamped", f"max_tokens={maximum}"),),
         )
 
     def on_ledger_failed(self) -> Refuse:
         """The ledger is not there: the attempt is not sent."""
         return self._refuse(refusals.LEDGER_FAILED)
 
+    def abandon(self) -> None:
+        """The caller left before the ledger answered: the attempt is not sent."""
+        self._gate.velocity.give_back(self._counted, self._now_ms)
+        self._counted = []
+
     def refuse_internal_error(self) -> Refuse:
         """Our own fault, found by the edge."""
         return self._refuse(refusals.INTERNAL_ERROR)
 
+    def _too_fast(self, values: ScopeValues) -> Refusal | None:
+        """Passes the velocity breakers, as the first attempt did."""
+        entry, gate = self._entry, self._gate
+        metered = [(rule, scope_key(rule.scope, values)) for rule, _ in entry.plan.metered]
+        likely = likely_micro_usd(self._amounts, self._target)
+        probing = any(one.probe for tried in entry.attempts.values() for one in tried.counted)
+        found = gate.velocity.admit(metered, likely, self._now_ms, probing=probing)
+        if isinstance(found, TooFast):
+            return refusals.too_fast(found, likely, self._now_ms)
+        self._counted = found
+        return None
+
     def _refuse(self, refusal: Refusal) -> Refuse:
+        self.abandon()
         entry = self._gate.in_flight.get(self._event.request_id)
         dialect = entry.operation.dialect if entry else Dialect.OPENAI
         generation = (entry.generation if entry else self._gate.generation).number
-        rules = entry.plan.applicable.rules if entry else ""
+        rules = entry.plan.rules if entry else ""
         return Refuse(refusal, dialect, self._event.request_id, generation, rules)

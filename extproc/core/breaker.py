@@ -79,19 +79,23 @@ class Breaker:
 class Breakers:
     """The breakers of all targets, by target name. Most requests only see ``all_closed``."""
 
-    __slots__ = ("_breakers", "_tripped")
+    __slots__ = ("_breakers", "_tripped", "stopped")
 
     def __init__(self) -> None:
         self._breakers: dict[str, Breaker] = {}
         self._tripped: set[str] = set()
+        self.stopped: frozenset[str] = frozenset()
+        """Targets that the kill switch stops: no cooldown brings them back."""
 
     @property
     def all_closed(self) -> bool:
         """True when no breaker can change a chain."""
-        return not self._tripped
+        return not self._tripped and not self.stopped
 
     def admits(self, target: str, policy: BreakerPolicy, now_ms: int) -> bool:
         """Whether the target may be tried now."""
+        if target in self.stopped:
+            return False
         return target not in self._tripped or self._breakers[target].admits(policy, now_ms)
 
     def sent(self, target: str, policy: BreakerPolicy, now_ms: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from extproc.core.routing import Chain
-from extproc.ledger.port import Account, Remaining
+from extproc.ledger.port import Account, Hold, Remaining
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import Amounts
@@ -46,6 +46,13 @@ class Reserve(NamedTuple):
     now_ms: int
 
 
+class Peek(NamedTuple):
+    """Read counters; they come back as ``Peeked``."""
+
+    holds: Sequence[Hold]
+    now_ms: int
+
+
 class Forward(NamedTuple):
     """Let the request go to the first target of the chain, the others as its fallbacks."""
 
@@ -70,6 +77,8 @@ class SendAttempt(NamedTuple):
     target: Target
     operation: Operation
     body: bytes
+    notes: Sequence[tuple[str, str]] = ()
+    """As those of ``Forward``."""
 
 
 class Settle(NamedTuple):

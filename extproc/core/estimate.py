@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from extproc.policy.snapshot import Target
-from extproc.values.limit import Amounts
+from extproc.values.limit import Amounts, Unit
+from extproc.values.usage import TokenUsage
 from extproc.wire.inference_request import InferenceRequest
 
 HIDDEN_TEMPLATE_TOKENS = 1_024
@@ -103,3 +104,9 @@ def estimate_amounts(
         target.canonical_model, request.body_bytes, output_bound
     )
     return (1, input_tokens + output_tokens, input_tokens, output_tokens, worst, worst)
+
+
+def likely_micro_usd(amounts: Amounts, target: Target) -> int:
+    """What an attempt with these token estimates will likely cost."""
+    usage = TokenUsage(amounts[Unit.INPUT_TOKENS], amounts[Unit.OUTPUT_TOKENS])
+    return target.price.cost_micro_usd(usage)

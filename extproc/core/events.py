@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from extproc.ledger.port import Denied, Granted
+from extproc.ledger.port import Denied, Granted, Standing
 
 
 class RequestHeaders(NamedTuple):
@@ -29,6 +29,13 @@ class Reserved(NamedTuple):
     """The ledger answered a ``Reserve``."""
 
     outcome: Granted | Denied
+    now_ms: int
+
+
+class Peeked(NamedTuple):
+    """The ledger answered a ``Peek``: one standing per hold, in order."""
+
+    standings: Sequence[Standing]
     now_ms: int
 
 

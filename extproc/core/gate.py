@@ -6,18 +6,21 @@ randomness: all three arrive in events.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from extproc.core.breaker import Breakers
-from extproc.core.callers import Plan
+from extproc.core.callers import Caller, Plan
 from extproc.core.estimate import Estimator
 from extproc.core.generation import Generation
+from extproc.core.kill_switch import KillSwitch
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
+from extproc.core.velocity import Counted, Velocity
 from extproc.core.watched import Watched
 from extproc.core.workflows import Workflows
 from extproc.ledger.port import Hold
-from extproc.policy.snapshot import Target
+from extproc.policy.snapshot import Kill, Target
 from extproc.values.dialect import Operation
 from extproc.values.limit import Amounts
 
@@ -39,6 +42,8 @@ class Attempt:
     target: Target
     amounts: Amounts
     ended: bool = False
+    counted: Sequence[Counted] = ()
+    """What the attempt counts for in velocity breakers."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +60,9 @@ class InFlight:
     """What a fallback moved, by limit key: later attempts are booked there too."""
     attempts: dict[int, Attempt]
     """By Envoy's count, from 1."""
+    caller: Caller
+    injected_maximum: bool
+    """The body names an output maximum that the caller did not: its field follows the target."""
     over: bool = False
     """The request's own log entry has arrived; attempts may still wait for theirs."""
 
@@ -63,11 +71,14 @@ class Gate:
     """The decision state of one sidecar."""
 
     __slots__ = (
+        "_silent_since_ms",
         "breakers",
         "estimator",
         "generation",
         "in_flight",
+        "kills",
         "sessions",
+        "velocity",
         "watched",
         "workflows",
     )
@@ -77,14 +88,39 @@ class Gate:
         self.breakers = Breakers()
         self.estimator = Estimator()
         self.sessions = Sessions()
+        self.velocity = Velocity()
+        self.kills = KillSwitch()
         self.watched = Watched()
         self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}
+        self.kills.set_policy(generation.policy.kills)
+        self._stop_targets()
+        self._silent_since_ms: dict[str, int] = {}
+        """Requests whose attempts have all ended, by when the last one did, oldest first. Another
+        attempt may follow, or their own log entry; or Envoy died and neither ever comes."""
 
     def enter(self, generation: Generation) -> None:
         """Takes a new policy generation for requests that begin from now on."""
         assert generation.number > self.generation.number, "generations only grow"
         self.generation = generation
+        self.kills.set_policy(generation.policy.kills)
+        self._stop_targets()
+
+    def kill(self, kills: Iterable[Kill]) -> None:
+        """Takes what operators have stopped, as a whole; requests and attempts that begin from now
+        on obey."""
+        self.kills.set_operators(kills)
+        self._stop_targets()
+
+    def _stop_targets(self) -> None:
+        """Chains are drawn without killed targets, as without those that fail."""
+        kills = self.kills
+        self.breakers.stopped = frozenset(
+            target.name
+            for model in self.generation.policy.virtual_models.values()
+            for target in model.all_targets
+            if kills.active and kills.stops_target(target)
+        )
 
     def forget(self, reservation_id: str) -> None:
         """A reservation ended by its lease: its request no longer waits for a log entry."""
@@ -96,4 +132,28 @@ class Gate:
         if attempt is not None:
             attempt.ended = True
         if all(attempt.ended for attempt in entry.attempts.values()):
-            del self.in_flight[request_id]
+            self.drop(request_id)
+
+    def drop(self, request_id: str) -> None:
+        """Nothing more is awaited of the request."""
+        del self.in_flight[request_id]
+        if self._silent_since_ms:
+            self._silent_since_ms.pop(request_id, None)
+
+    def falls_silent(self, request_id: str, now_ms: int) -> None:
+        """Nothing of the request is reserved any more, and it is not known to be over."""
+        self._silent_since_ms.pop(request_id, None)
+        self._silent_since_ms[request_id] = now_ms
+
+    def forget_silent(self, now_ms: int) -> None:
+        """Lets requests go that have been silent for as long as a lease: no reservation is left
+        whose end would remove them."""
+        silent = self._silent_since_ms
+        while silent:
+            request_id, since_ms = next(iter(silent.items()))
+            if since_ms + LEASE_MS > now_ms:
+                return
+            del silent[request_id]
+            entry = self.in_flight.get(request_id)
+            if entry is not None and all(attempt.ended for attempt in entry.attempts.values()):
+                del self.in_flight[request_id]

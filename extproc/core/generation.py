@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from extproc.core.callers import Callers
-from extproc.core.holds import Applicable
+from extproc.core.holds import SCOPES, Applicable, ScopeValues, scope_key
 from extproc.core.routing import Route
+from extproc.core.velocity import Metered
 from extproc.policy.snapshot import Credential, PolicySnapshot, VirtualModel
 from extproc.values.dialect import CALLER_DIALECTS, Dialect
 from extproc.values.envelope import Envelope
-from extproc.values.limit import Breach, Limit
+from extproc.values.limit import Breach, Limit, Scope
 from extproc.wire.headers import HeaderNames
+
+_MODEL_PLACE, _PROVIDER_PLACE = SCOPES.index(Scope.MODEL), SCOPES.index(Scope.PROVIDER)
 
 MAX_APPLICABLE = 65_536
 """Remembered sets of limits. Sets are few (one per kind of caller); when a policy with thousands of
@@ -19,7 +22,7 @@ conditions exceeds this, the memo starts afresh."""
 class Generation:
     """A snapshot and its memos. Dropped whole when the last request of it has ended."""
 
-    __slots__ = ("_applicable", "_routes", "callers", "names", "number", "policy")
+    __slots__ = ("_applicable", "_fallbacks", "_routes", "callers", "names", "number", "policy")
 
     def __init__(self, policy: PolicySnapshot) -> None:
         self.policy = policy
@@ -32,6 +35,7 @@ class Generation:
             for name, model in policy.virtual_models.items()
             for dialect in CALLER_DIALECTS
         }
+        self._fallbacks: dict[tuple[Breach, Dialect], Route] = {}
         self._applicable: dict[int, Applicable] = {}
 
     def route(self, model: str, dialect: Dialect) -> Route | None:
@@ -40,7 +44,11 @@ class Generation:
 
     def fallback_route(self, breach: Breach, dialect: Dialect) -> Route:
         """Where ``fallback_to_NAME`` leads. The name was resolved when the policy was loaded."""
-        return Route(self.policy.fallbacks[breach], dialect)
+        route = self._fallbacks.get((breach, dialect))
+        if route is None:
+            route = Route(self.policy.fallbacks[breach], dialect)
+            self._fallbacks[breach, dialect] = route
+        return route
 
     def applicable(
         self, envelope: Envelope, credential: Credential, model: str, provider: str
@@ -58,6 +66,16 @@ class Generation:
                 self._applicable.clear()
             found = self._applicable[id(limits)] = Applicable(limits)
         return found
+
+    def metered(
+        self, envelope: Envelope, credential: Credential, values: ScopeValues
+    ) -> tuple[Metered, ...]:
+        """The velocity breakers that a request passes; model and provider are in its scope
+        values."""
+        rules = self.policy.velocity.matching(
+            envelope, credential.id, values[_MODEL_PLACE], values[_PROVIDER_PLACE]
+        )
+        return tuple([(rule, scope_key(rule.scope, values)) for rule in rules])
 
     def may_use(self, credential: Credential, model: VirtualModel) -> bool:
         """Whether the credential may ask for this name; physical names only when listed."""

@@ -45,6 +45,13 @@ def joined(parts: Sequence[str]) -> str:
     return "".join([f"{len(part)}:{part}" for part in parts])
 
 
+def scope_key(scope: Sequence[Scope], values: ScopeValues) -> str:
+    """What a counter of this scope is told by among the others of its rule."""
+    if len(scope) == 1:
+        return values[_PLACE[scope[0]]]
+    return joined([values[_PLACE[one]] for one in scope])
+
+
 def split(key: str) -> list[str]:
     """The values of a key that ``joined`` made."""
     parts = []
@@ -88,7 +95,9 @@ class Applicable:
         self._places = tuple(tuple(_PLACE[scope] for scope in limit.scope) for limit in limits)
 
     def holds(self, values: ScopeValues, overrides: dict[str, Hold] | None = None) -> list[Hold]:
-        """The holds of one attempt. ``overrides`` replaces, by limit key, what a fallback moved."""
+        """The holds of one attempt. ``overrides`` replaces, by limit key, what a fallback moved:
+        where the attempt is counted elsewhere (of a rule per provider, at another provider) that
+        counter is not the one that was full, and its own ceiling holds."""
         holds = []
         for limit, places in zip(self.limits, self._places, strict=True):
             if not places:
@@ -100,8 +109,12 @@ class Applicable:
             ceiling = limit.fallback_ceiling if limit.enforced else NO_CEILING
             holds.append(Hold(limit, value, ceiling))
         if overrides:
-            holds = [overrides.get(hold.limit.key, hold) for hold in holds]
+            holds = [_overridden(hold, overrides.get(hold.limit.key)) for hold in holds]
         return holds
+
+
+def _overridden(hold: Hold, moved: Hold | None) -> Hold:
+    return hold if moved is None or moved.scope_value != hold.scope_value else moved
 
 
 OVERFLOW_SUFFIX = ":overflow"
@@ -110,17 +123,19 @@ OVERFLOW_SUFFIX = ":overflow"
 def moved_to_fallback(hold: Hold) -> Hold:
     """The hold of traffic that a fallback moved away from a breached limit.
 
-    A rate rule counts it in a visible overflow counter of its own. A budget still counts it, now up
-    to its whole ceiling: the last share is for the fallback, and the ceiling stays a ceiling.
+    A rate rule counts it in a visible overflow counter of its own. A budget, or any limit in
+    dollars, still counts it, now up to its whole ceiling: the last share is for the fallback, and
+    the ceiling stays a ceiling. What ``degrade`` lets through is counted in the same way.
     """
     limit = hold.limit
-    if limit.is_budget:
+    if limit.is_budget or limit.unit in MONEY:
         return hold._replace(ceiling=limit.ceiling)
     overflow = replace(
         limit,
         key=limit.key + OVERFLOW_SUFFIX,
         ceiling=NO_CEILING,
         fallback_ceiling=NO_CEILING,
+        renamed_from=limit.renamed_from and limit.renamed_from + OVERFLOW_SUFFIX,
         alerts=(),
     )
     return Hold(overflow, hold.scope_value, NO_CEILING)

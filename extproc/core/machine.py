@@ -1,8 +1,9 @@
 """One request, from its headers to its forwarding or refusal.
 
-    headers  -> AwaitBody | Answer | Refuse
+    headers  -> AwaitBody | Answer | Peek | Refuse
+    peeked   -> Answer
     body     -> Reserve | Forward (operations that are free) | Refuse
-    reserved -> Forward | Reserve (a fallback) | Refuse
+    reserved -> Forward | Reserve (clamped, degraded or elsewhere) | Refuse
 
 The machine reads one policy generation from its first event to its last, so a reload in between
 changes nothing for it. An event in the wrong state is a bug of ours and raises ``AssertionError``;
@@ -11,29 +12,37 @@ the edge then answers 503, and nothing passes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from enum import Enum
 
-from extproc.core import refusals
-from extproc.core.breach import Fallback, fallbacks_for
+from extproc.core import effective_budget, refusals
+from extproc.core.breach import Asked, Way, notes_of, ways_on
 from extproc.core.callers import Caller, Plan, kind_of
-from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, Reserve
-from extproc.core.estimate import estimate_amounts, output_bound_tokens
-from extproc.core.events import RequestBody, RequestHeaders, Reserved
+from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
+from extproc.core.commands import Answer, AwaitBody, Forward, Peek, Refuse, Reserve
+from extproc.core.context import without_narrow
+from extproc.core.effective_budget import Question
+from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bound_tokens
+from extproc.core.events import Peeked, RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import LEASE_MS, MAX_IN_FLIGHT, Attempt, Gate, InFlight
-from extproc.core.holds import SCOPES, Applicable, ScopeValues, scope_values
-from extproc.core.identity import resolve_envelope
+from extproc.core.holds import (
+    OVERFLOW_SUFFIX,
+    SCOPES,
+    Applicable,
+    ScopeValues,
+)
 from extproc.core.model_list import model_list
-from extproc.core.routing import Chain, Route
+from extproc.core.routing import Chain, Route, text_bytes
+from extproc.core.velocity import Counted, TooFast
+from extproc.core.verification import credential_of, sender_of, verified
 from extproc.ledger.port import Account, Denied, Granted, Hold
-from extproc.policy.snapshot import Credential, Target
-from extproc.values.dialect import Dialect, Operation
-from extproc.values.limit import Amounts, Scope, Unit
+from extproc.policy.snapshot import Target
+from extproc.values.dialect import OWN_OPERATIONS, Dialect, Operation
+from extproc.values.envelope import ENVELOPE_FIELDS
+from extproc.values.limit import Amounts, Limit, Scope, Unit
 from extproc.values.refusal import Refusal
-from extproc.wire.conversation import conversation_root
 from extproc.wire.errors import WireError
-from extproc.wire.headers import CallerHeaders, api_key
+from extproc.wire.headers import CallerHeaders
 from extproc.wire.inference_request import (
     InferenceRequest,
     needs_usage_injected,
@@ -41,8 +50,9 @@ from extproc.wire.inference_request import (
     rewrite,
 )
 
-MAX_FALLBACKS = 8
-"""Chains tried after a breach. Each is one more reservation; virtual models have two to six."""
+MAX_WAYS = 8
+"""Other ways tried after a breach. Each is one more reservation; virtual models have two to six
+targets."""
 
 
 class State(Enum):
@@ -51,6 +61,7 @@ class State(Enum):
     HEADERS = "headers"
     BODY = "body"
     RESERVATION = "reservation"
+    PEEK = "peek"
     DONE = "done"
 
 
@@ -59,18 +70,24 @@ class RequestMachine:
 
     __slots__ = (
         "_amounts",
+        "_asked",
         "_caller",
         "_chain",
-        "_fallbacks",
+        "_clamps",
+        "_counted",
         "_first_refusal",
         "_gate",
         "_generation",
         "_now_ms",
         "_overrides",
         "_plan",
+        "_question",
         "_remove",
         "_request",
         "_route",
+        "_rules",
+        "_way",
+        "_ways",
         "dialect",
         "operation",
         "request_id",
@@ -80,11 +97,13 @@ class RequestMachine:
     operation: Operation
     _caller: Caller
     _remove: Sequence[str]
+    _asked: InferenceRequest
     _request: InferenceRequest
     _route: Route
     _chain: Chain
     _plan: Plan
     _amounts: Amounts
+    _question: Question
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -94,10 +113,14 @@ class RequestMachine:
         self.request_id = ""
         self._now_ms = 0
         self._overrides: dict[str, Hold] | None = None
-        self._fallbacks: list[Fallback] | None = None
+        self._clamps = 0
+        self._ways: list[Way] | None = None
+        self._way: Way | None = None
         self._first_refusal: Refusal | None = None
+        self._counted: list[Counted] | None = None
+        self._rules = ""
 
-    def on_headers(self, event: RequestHeaders) -> AwaitBody | Answer | Refuse:
+    def on_headers(self, event: RequestHeaders) -> AwaitBody | Answer | Peek | Refuse:
         """Who asks, and may they ask at all."""
         assert self.state is State.HEADERS
         generation = self._generation
@@ -106,19 +129,27 @@ class RequestMachine:
             self.request_id = headers.request_id
             self.operation = operation = headers.operation
             self.dialect = operation.dialect
-            if operation is Operation.MODELS:
-                return self._list_models(headers)
+            if operation.free and operation in OWN_OPERATIONS:
+                self.request_id, self.dialect = sender_of(event)
+                if operation is Operation.MODELS:
+                    return self._list_models(headers)
             kind = kind_of(headers)
             caller = generation.callers.find(kind)
             if caller is None:
-                found = self._verified(headers)
+                found = verified(generation, headers)
                 if isinstance(found, Refusal):
                     return self._refuse(found)
                 caller = found
                 generation.callers.remember(kind, caller)
+            if caller.checked != self._gate.kills.version:
+                killed = self._gate.kills.look_at_caller(caller)
+                if killed:
+                    return self._refuse(refusals.killed(killed))
         except WireError as error:
-            self._note_caller(event)
+            self.request_id, self.dialect = sender_of(event)
             return self._refuse(error.refusal)
+        if operation.free and operation is Operation.EFFECTIVE_BUDGET:
+            return self._ask_budget(event, caller)
         if event.end_of_stream:
             return self._refuse(refusals.empty_body())
         self._caller = caller
@@ -135,7 +166,7 @@ class RequestMachine:
             request = parse_inference_request(self.operation, event.body)
         except WireError as error:
             return self._refuse(error.refusal)
-        self._request = request
+        self._asked = self._request = request
         route = generation.route(request.model, self.dialect)
         if route is None:
             return self._refuse(refusals.unknown_model())
@@ -151,6 +182,10 @@ class RequestMachine:
             return self._forward_free()
         if len(gate.in_flight) >= MAX_IN_FLIGHT:
             return self._refuse(refusals.TOO_MANY_IN_FLIGHT)
+        if request.body_bytes > route.narrowest_bytes:
+            self._chain = without_narrow(request, self._chain)
+            if not self._chain.targets:
+                return self._refuse(self._too_long())
         return self._reserve_first()
 
     def on_reserved(self, event: Reserved) -> Forward | Reserve | Refuse:
@@ -161,9 +196,20 @@ class RequestMachine:
             return self._forward(outcome)
         return self._breached(outcome)
 
+    def on_peeked(self, event: Peeked) -> Answer:
+        """What the counters say that the caller asked about."""
+        assert self.state is State.PEEK
+        self.state = State.DONE
+        body = effective_budget.answer(self._question, event.standings, event.now_ms)
+        return Answer(body, self.request_id, self._generation.number)
+
     def on_ledger_failed(self) -> Refuse:
         """The ledger is not there: nothing is admitted."""
         return self._refuse(refusals.LEDGER_FAILED)
+
+    def abandon(self) -> None:
+        """The caller left before the ledger answered: nothing is sent."""
+        self._give_back()
 
     def refuse_internal_error(self) -> Refuse:
         """Our own fault, found by the edge."""
@@ -172,40 +218,36 @@ class RequestMachine:
     # -- steps ------------------------------------------------------------------------------------
 
     def _list_models(self, headers: CallerHeaders) -> Answer | Refuse:
-        credential = self._credential(headers)
+        credential = credential_of(self._generation, headers)
         if credential is None:
             return self._refuse(refusals.INVALID_CREDENTIAL)
-        self.state = State.DONE
         generation = self._generation
+        if self._gate.kills.stops(("",) * len(ENVELOPE_FIELDS) + (credential.id,)):
+            return self._refuse(refusals.killed("credential"))
+        self.state = State.DONE
         return Answer(model_list(generation, credential), self.request_id, generation.number)
 
-    def _credential(self, headers: CallerHeaders) -> Credential | None:
-        key = api_key(headers.authorization, headers.x_api_key)
-        return self._generation.policy.credentials.get(hashlib.sha256(key).digest())
-
-    def _verified(self, headers: CallerHeaders) -> Caller | Refusal:
-        """A caller seen for the first time. Raises ``WireError``."""
-        policy = self._generation.policy
-        key = api_key(headers.authorization, headers.x_api_key)
-        claims = self._generation.names.claims(headers.identity)
-        credential = policy.credentials.get(hashlib.sha256(key).digest())
-        if credential is None:
-            return refusals.INVALID_CREDENTIAL
-        envelope = resolve_envelope(credential, claims, policy.envelope)
-        return envelope if isinstance(envelope, Refusal) else Caller(credential, envelope)
+    def _ask_budget(self, event: RequestHeaders, caller: Caller) -> Peek | Refuse:
+        path = next(value for name, value in event.headers if name == ":path")
+        model = effective_budget.model_asked(path)
+        if model is None:
+            return self._refuse(refusals.unusable_query())
+        found = effective_budget.ask(self._gate, caller, model, self.dialect, event.now_ms)
+        if isinstance(found, Refusal):
+            return self._refuse(found)
+        self._question = found
+        self.state = State.PEEK
+        return Peek(found.holds, event.now_ms)
 
     def _reserve_first(self) -> Reserve | Refuse:
         caller, request, target = self._caller, self._request, self._chain.targets[0]
         plan = caller.plans.get((self.operation, request.model, target.name))
         if plan is None:
-            plan = self._make_plan(caller, request, target)
+            plan = self._make_plan(target, "")
         self._plan = plan
         applicable = plan.applicable
-        if applicable.bounds_money:
-            if request.server_tools:
-                return self._refuse(refusals.server_tools())
-            if request.priority_tier:
-                return self._refuse(refusals.dearer_variant())
+        if applicable.bounds_money and (request.server_tools or request.priority_tier):
+            return self._refuse(refusals.unbounded(request))
         if applicable.counts_sessions:
             credential = caller.credential
             maximum = credential.max_sessions
@@ -214,18 +256,27 @@ class RequestMachine:
                 return self._refuse(refusals.too_many_sessions(maximum))
         return self._reserve(self._chain)
 
-    def _make_plan(self, caller: Caller, request: InferenceRequest, target: Target) -> Plan:
-        envelope, credential, provider = caller.envelope, caller.credential, target.provider.name
-        applicable = self._generation.applicable(envelope, credential, request.model, provider)
-        session = envelope.session_id
-        derived = applicable.counts_sessions and not session
-        if derived:
-            # "~" is in no identifier, so a derived session is never somebody's real one.
-            session = "~" + conversation_root(request)
-        values = scope_values(envelope, credential.id, session, request.model, provider)
-        plan = Plan(applicable, values, self._account(applicable, values, target))
-        if not derived:
-            caller.plans[self.operation, request.model, target.name] = plan
+    def _make_plan(self, target: Target, moved: str) -> Plan:
+        """How the request is booked at a target. ``moved`` names what ``_overrides`` changes."""
+        caller, request, provider = self._caller, self._request, target.provider.name
+        envelope, credential, generation = caller.envelope, caller.credential, self._generation
+        applicable = generation.applicable(envelope, credential, request.model, provider)
+        needed = (
+            applicable.counts_sessions
+            or generation.policy.watches_sessions
+            or self._gate.kills.derived_sessions
+        )
+        session = caller.session(request, needed=needed)
+        values = caller.scope_values(session, request.model, provider)
+        plan = Plan(
+            applicable,
+            values,
+            self._account(applicable, values, target),
+            generation.metered(envelope, credential, values),
+            (*envelope._replace(session_id=session), credential.id, request.model),
+        )
+        if session == envelope.session_id:
+            caller.plans[self.operation, request.model, target.name + moved] = plan
         return plan
 
     def _account(self, applicable: Applicable, values: ScopeValues, target: Target) -> Account:
@@ -242,9 +293,21 @@ class RequestMachine:
             self._gate.watched.add(holds)
         return Account(holds, about)
 
-    def _reserve(self, chain: Chain) -> Reserve:
+    def _reserve(self, chain: Chain) -> Reserve | Refuse:
+        target, plan = chain.targets[0], self._plan
+        self._rules = plan.rules
+        if plan.checked != self._gate.kills.version:
+            killed = self._gate.kills.look_at_plan(plan, target, self._request)
+            if killed:
+                return self._refuse(refusals.killed(killed))
         self._chain = chain
-        self._amounts = self._estimate(chain.targets[0])
+        self._amounts = self._estimate(target)
+        if plan.metered and self._counted is None:
+            likely = likely_micro_usd(self._amounts, target)
+            found = self._gate.velocity.admit(plan.metered, likely, self._now_ms)
+            if isinstance(found, TooFast):
+                return self._refuse(refusals.too_fast(found, likely, self._now_ms))
+            self._counted = found
         self.state = State.RESERVATION
         return Reserve(
             self.request_id + "/1",
@@ -255,34 +318,86 @@ class RequestMachine:
         )
 
     def _breached(self, denied: Denied) -> Reserve | Refuse:
+        shorter = self._clamped(denied)
+        if shorter is not None:
+            self._request = shorter
+            return self._reserve(self._chain)
+        return self._act_on(denied)
+
+    def _act_on(self, denied: Denied) -> Reserve | Refuse:
+        """The breach action of limits that no shorter answer fits."""
         standing = denied.standings[0]
         estimated = self._amounts[standing.hold.limit.unit]
         refusal = refusals.over_limit(standing, estimated, self._now_ms)
-        if self._fallbacks is None:
+        if self._ways is None:
             self._first_refusal = refusal
-            self._fallbacks = fallbacks_for(
-                denied.standings,
-                self._request,
+            asked = Asked(
+                self._asked,
                 self._route,
-                self._chain.targets[0],
+                self._chain,
                 self._generation,
                 self._gate,
                 self._now_ms,
-            )[:MAX_FALLBACKS]
-        if not self._fallbacks:
+                self._estimate_of,
+                self._limits_at,
+            )
+            self._ways = ways_on(denied.standings, asked)[:MAX_WAYS]
+        if not self._ways:
             return self._refuse(self._first_refusal or refusal)
-        fallback = self._fallbacks.pop(0)
-        moved = {hold.limit.key.partition(":overflow")[0]: hold for hold in fallback.moved}
-        self._overrides = moved
-        plan, target = self._plan, fallback.chain.targets[0]
-        account = self._account(plan.applicable, plan.scope_values, target)
-        self._plan = Plan(plan.applicable, plan.scope_values, account)
-        return self._reserve(fallback.chain)
+        return self._take(self._ways.pop(0))
+
+    def _clamped(self, denied: Denied) -> InferenceRequest | None:
+        """The request as the remainder of the full limits can pay for it; None if it cannot, and
+        the ledger has said of the shortest answer when it will fit."""
+        if self._clamps >= MAX_CLAMPS:
+            return None
+        self._clamps += 1
+        request, target, policy = self._request, self._chain.targets[0], self._generation.policy
+        bound = output_bound_tokens(request, target, policy.default_max_output_tokens)
+        way = self._way
+        floor = floor_tokens(request, policy.min_output_tokens) if way is None else way.floor
+        shorter = clamped(
+            request, bound, floor, denied.standings, lambda cut: self._estimate_of(cut, target)
+        )
+        never_fits = any(standing.resets_at_ms is None for standing in denied.standings)
+        if shorter is None and floor < bound and never_fits:
+            # What never fits as asked may fit later at the shortest: asking for that tells when.
+            return with_maximum(request, floor)
+        return shorter
+
+    def _as_asked(self) -> None:
+        """Forgets what was cut so far: there may be room for the whole answer."""
+        self._request = self._asked if self._way is None else self._way.request
+        self._clamps = 0
+
+    def _take(self, way: Way) -> Reserve | Refuse:
+        """Reserves for another way, on the counters of its own provider."""
+        self._way = way
+        self._as_asked()
+        self._overrides = {hold.limit.key.removesuffix(OVERFLOW_SUFFIX): hold for hold in way.moved}
+        request, target = way.request, way.chain.targets[0]
+        # A space is in no name.
+        moved = "".join([f" {hold.limit.key}@{hold.scope_value}" for hold in way.moved])
+        plan = self._caller.plans.get((self.operation, request.model, target.name + moved))
+        self._plan = plan = plan or self._make_plan(target, moved)
+        if plan.applicable.bounds_money and (request.server_tools or request.priority_tier):
+            return self._refuse(refusals.unbounded(request))
+        return self._reserve(way.chain)
 
     def _forward(self, granted: Granted) -> Forward:
         gate, request, chain = self._gate, self._request, self._chain
         chain = self._affordable(chain, granted)
         target = chain.targets[0]
+        maximum = None
+        if request is not self._asked:
+            maximum = request.max_output_tokens
+        elif (
+            request.max_output_tokens is None
+            and self._plan.applicable.watches_money
+            and request.generates
+        ):
+            default_tokens = self._generation.policy.default_max_output_tokens
+            maximum = output_bound_tokens(request, target, default_tokens)
         gate.in_flight[self.request_id] = InFlight(
             self.request_id,
             self._generation,
@@ -291,31 +406,49 @@ class RequestMachine:
             chain,
             self._plan,
             self._overrides,
-            {1: Attempt(self.request_id + "/1", target, self._amounts)},
+            {
+                1: Attempt(
+                    self.request_id + "/1",
+                    target,
+                    self._amounts,
+                    counted=self._counted or (),
+                )
+            },
+            self._caller,
+            maximum is not None and self._asked.max_output_tokens is None,
         )
+        self._counted = None  # the attempt's own from here on
         gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         inject_usage = needs_usage_injected(request)
-        maximum = None
-        unbounded = request.generates and request.max_output_tokens is None
-        if unbounded and self._plan.applicable.watches_money:
-            default_tokens = self._generation.policy.default_max_output_tokens
-            maximum = output_bound_tokens(request, target, default_tokens)
+        way = self._way
+        notes: Sequence[tuple[str, str]] = ()
+        if granted.degraded or way is not None or request is not self._asked:
+            notes = notes_of(self._asked, request, way, granted.degraded)
         self.state = State.DONE
         return Forward(
             chain,
             self.operation,
-            rewrite(request, target.model, maximum, inject_usage),
+            rewrite(
+                request, target.model, maximum, inject_usage, None if way is None else way.edits
+            ),
             inject_usage,
             self._generation.number,
-            self._plan.applicable.rules,
+            self._plan.rules,
             granted.remaining,
             self._remove,
             self._now_ms,
-            (("degraded", granted.degraded),) if granted.degraded else (),
+            notes,
         )
 
-    def _forward_free(self) -> Forward:
+    def _forward_free(self) -> Forward | Refuse:
         target = self._chain.targets[0]
+        kills = self._gate.kills
+        if kills.active:
+            caller = self._caller
+            subject = (*caller.envelope, caller.credential.id, self._request.model)
+            killed = kills.stops_request(subject, target, self._request)
+            if killed:
+                return self._refuse(refusals.killed(killed))
         self.state = State.DONE
         return Forward(
             self._chain,
@@ -330,46 +463,76 @@ class RequestMachine:
         )
 
     def _estimate(self, target: Target) -> Amounts:
-        request, gate, plan = self._request, self._gate, self._plan
+        return self._estimate_of(self._request, target)
+
+    def _estimate_of(self, request: InferenceRequest, target: Target) -> Amounts:
+        gate, plan = self._gate, self._plan
         default_tokens = self._generation.policy.default_max_output_tokens
         amounts = estimate_amounts(request, target, default_tokens, gate.estimator)
         if not plan.applicable.counts_likely:
             return amounts
         return gate.workflows.likely(plan.workflow_tag, target, request.body_bytes, amounts)
 
+    def _limits_at(self, target: Target) -> tuple[Limit, ...]:
+        """The limits that apply to the request at a target's provider."""
+        caller, generation = self._caller, self._generation
+        model, provider = self._asked.model, target.provider.name
+        return generation.applicable(caller.envelope, caller.credential, model, provider).limits
+
     def _affordable(self, chain: Chain, granted: Granted) -> Chain:
-        """The chain without fallbacks that the money left could not pay: the reservation of an
-        earlier attempt stays held until that attempt has provably cost nothing."""
+        """The chain without fallbacks that the money left could not pay, not even for the shortest
+        answer: the reservation of an earlier attempt stays held until that attempt has provably
+        cost nothing."""
         left, likely_left = granted.money_left_micro_usd, granted.likely_left_micro_usd
         if left >= _CHECK_BELOW_MICRO_USD and likely_left >= _CHECK_BELOW_MICRO_USD:
             return chain
         dear = []
         for target in chain.targets[1:]:
             amounts = self._estimate(target)
+            if amounts[Unit.MICRO_USD] <= left and amounts[Unit.LIKELY_MICRO_USD] <= likely_left:
+                continue
+            amounts = self._estimate_of(self._shortest(target), target)
             if amounts[Unit.MICRO_USD] > left or amounts[Unit.LIKELY_MICRO_USD] > likely_left:
                 dear.append(target)
         return chain.without(dear) if dear else chain
 
+    def _shortest(self, target: Target) -> InferenceRequest:
+        """The request at the lowest maximum that a later attempt may be cut to."""
+        request, policy = self._request, self._generation.policy
+        bound = output_bound_tokens(request, target, policy.default_max_output_tokens)
+        way = self._way
+        floor = floor_tokens(request, policy.min_output_tokens) if way is None else way.floor
+        return with_maximum(request, floor) if floor < bound else request
+
+    def _too_long(self) -> Refusal:
+        """No target can hold the request; some that could may be out of order."""
+        targets = self._route.targets
+        if any(text_bytes(target) >= self._request.body_bytes for target in targets):
+            return self._all_open()
+        largest = max(target.price.context_tokens or 0 for target in targets)
+        return refusals.context_limit_exceeded(self._request.model, largest)
+
     def _all_open(self) -> Refusal:
         policy = self._route.model.breaker
+        breakers = self._gate.breakers
+        targets = [one for one in self._route.targets if one.name not in breakers.stopped]
+        if not targets:
+            return refusals.killed(self._gate.kills.stops_target(self._route.targets[0]))
         wait_ms = min(
-            self._gate.breakers.retry_after_ms(target.name, policy, self._now_ms)
-            for target in self._route.targets
+            breakers.retry_after_ms(target.name, policy, self._now_ms) for target in targets
         )
         return refusals.all_targets_open(self._request.model, wait_ms)
 
-    def _note_caller(self, event: RequestHeaders) -> None:
-        """For the refusal of headers that could not be read: where they came from."""
-        for name, value in event.headers:
-            if name == "x-request-id":
-                self.request_id = value.decode("ascii", "replace")
-            elif name == ":path" and b"/messages" in value:
-                self.dialect = Dialect.ANTHROPIC
+    def _give_back(self) -> None:
+        if self._counted is not None:
+            self._gate.velocity.give_back(self._counted, self._now_ms)
+            self._counted = None
 
     def _refuse(self, refusal: Refusal) -> Refuse:
-        rules = self._plan.applicable.rules if self.state is State.RESERVATION else ""
+        self._give_back()
         self.state = State.DONE
-        return Refuse(refusal, self.dialect, self.request_id, self._generation.number, rules)
+        number = self._generation.number
+        return Refuse(refusal, self.dialect, self.request_id, number, self._rules)
 
 
 _CHECK_BELOW_MICRO_USD = 1_000_000_000

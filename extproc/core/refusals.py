@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from extproc.ledger.port import Standing
-from extproc.values.limit import Limit, Unit
-from extproc.values.refusal import LimitState, Refusal, RefusalCode
-from extproc.wire.error_body import amount_text
+from collections.abc import Sequence
 
-_UNIT_NAME = {
+from extproc.core.velocity import MINUTE_MS, TooFast
+from extproc.ledger.port import Standing
+from extproc.values.limit import Limit, Scope, Unit
+from extproc.values.refusal import LimitState, Refusal, RefusalCode
+from extproc.values.window import SlidingWindow
+from extproc.wire.error_body import amount_text
+from extproc.wire.inference_request import InferenceRequest
+
+UNIT_NAME = {
     Unit.REQUESTS: "requests",
     Unit.TOKENS: "tokens",
     Unit.INPUT_TOKENS: "input_tokens",
@@ -15,10 +20,14 @@ _UNIT_NAME = {
     Unit.MICRO_USD: "usd",
     Unit.LIKELY_MICRO_USD: "usd",
 }
+"""What policies and callers call a unit."""
 
 INTERNAL_ERROR = Refusal(RefusalCode.INTERNAL_ERROR, "The gateway failed to decide this request.")
 LEDGER_FAILED = Refusal(
-    RefusalCode.STORE_UNAVAILABLE, "The usage store cannot be reached, so nothing may be spent."
+    RefusalCode.STORE_UNAVAILABLE,
+    "The usage store cannot be reached, so nothing may be spent.",
+    retry_after_s=1,
+    extra=(("degraded", "store_unavailable"),),
 )
 INVALID_CREDENTIAL = Refusal(RefusalCode.INVALID_CREDENTIAL, "The API key is not valid.")
 TOO_MANY_IN_FLIGHT = Refusal(
@@ -29,7 +38,7 @@ TOO_MANY_IN_FLIGHT = Refusal(
 def over_limit(standing: Standing, estimated: int, now_ms: int) -> Refusal:
     """The refusal of a limit that is full, or too small for the request."""
     limit = standing.hold.limit
-    unit = _UNIT_NAME[limit.unit]
+    unit = UNIT_NAME[limit.unit]
     resets_at_ms = standing.resets_at_ms
     retry_after_s = None
     if resets_at_ms is not None:
@@ -54,6 +63,35 @@ def over_limit(standing: Standing, estimated: int, now_ms: int) -> Refusal:
     )
     code = RefusalCode.BUDGET_EXCEEDED if limit.is_budget else RefusalCode.RATE_LIMIT_EXCEEDED
     return Refusal(code, message, retry_after_s, state)
+
+
+def too_fast(trip: TooFast, estimated: int, now_ms: int) -> Refusal:
+    """An open velocity breaker. ``estimated`` is the likely cost, micro-USD."""
+    rule = trip.rule
+    state = LimitState(
+        rule_id=rule.id,
+        scope=_joined(rule.scope),
+        window=str(SlidingWindow(MINUTE_MS)),
+        unit="usd",
+        limit=trip.limit,
+        spent=trip.spent,
+        reserved=trip.reserved,
+        estimated=estimated,
+        resets_at_ms=trip.retry_at_ms,
+    )
+    message = (
+        f"Spending for this {state.scope} was faster than {amount_text('usd', trip.limit)} usd per "
+        f"minute, so the velocity breaker {rule.id!r} has stopped it for a while."
+    )
+    retry_after_s = max(1, -(-(trip.retry_at_ms - now_ms) // 1000))
+    return Refusal(RefusalCode.SPEND_VELOCITY_EXCEEDED, message, retry_after_s, state)
+
+
+def killed(field: str) -> Refusal:
+    """The kill switch stops the request for one of its fields. Neither the value nor who stopped it
+    is told."""
+    message = f"Requests with this {field} are stopped by the operator's kill switch."
+    return Refusal(RefusalCode.KILLED, message, extra=(("field", field),))
 
 
 def too_many_sessions(max_sessions: int) -> Refusal:
@@ -87,6 +125,20 @@ def all_targets_open(model: str, retry_after_ms: int) -> Refusal:
     return Refusal(RefusalCode.NO_HEALTHY_TARGET, message, retry_after_s, param="model")
 
 
+def context_limit_exceeded(model: str, context_tokens: int) -> Refusal:
+    """The request is too long for every target."""
+    message = (
+        f"The request is longer than the context of every target of {model} "
+        f"(the largest has {context_tokens} tokens)."
+    )
+    return Refusal(RefusalCode.CONTEXT_LIMIT_EXCEEDED, message)
+
+
+def unbounded(request: InferenceRequest) -> Refusal:
+    """What no price bounds was asked for where money is bounded."""
+    return server_tools() if request.server_tools else dearer_variant()
+
+
 def server_tools() -> Refusal:
     """Tools that the provider bills per call cannot be bounded in dollars."""
     message = (
@@ -110,6 +162,15 @@ def empty_body() -> Refusal:
     return Refusal(RefusalCode.INVALID_REQUEST, "The request has no body.")
 
 
+def unusable_query() -> Refusal:
+    """A query that is longer than any it could be."""
+    return Refusal(RefusalCode.INVALID_REQUEST, "The query is too long.", param="query")
+
+
 def scope_text(limit: Limit) -> str:
     """A limit's scope for people and metadata."""
-    return "+".join(limit.scope) or "policy"
+    return _joined(limit.scope)
+
+
+def _joined(scope: Sequence[Scope]) -> str:
+    return "+".join(scope) or "policy"

@@ -12,8 +12,18 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from extproc.core.breaker import Breakers
+from extproc.core.estimate import MAX_BYTES_PER_TOKEN
 from extproc.policy.snapshot import BreakerPolicy, Target, VirtualModel
 from extproc.values.dialect import Dialect
+
+UNKNOWN_CONTEXT_BYTES = 2**62
+
+
+def text_bytes(target: Target) -> int:
+    """The longest body of text that may fit the target's context: no tokenizer makes longer tokens
+    of what people and programs write."""
+    context = target.price.context_tokens
+    return UNKNOWN_CONTEXT_BYTES if context is None else int(context * MAX_BYTES_PER_TOKEN)
 
 
 class Chain:
@@ -45,7 +55,17 @@ class Chain:
 class Route:
     """One virtual model in one dialect, ready to draw from."""
 
-    __slots__ = ("_chains", "_cumulative", "_total", "dialect", "fallbacks", "model", "weighted")
+    __slots__ = (
+        "_alone",
+        "_chains",
+        "_cumulative",
+        "_total",
+        "dialect",
+        "fallbacks",
+        "model",
+        "narrowest_bytes",
+        "weighted",
+    )
 
     def __init__(self, model: VirtualModel, dialect: Dialect) -> None:
         self.model = model
@@ -54,8 +74,13 @@ class Route:
         self.weighted = tuple(t for t in served if t.weight > 0)
         idle = tuple(t for t in served if t.weight <= 0)
         self.fallbacks = idle + tuple(t for t in model.fallbacks if dialect in t.clusters)
+        self._alone: dict[str, Chain] = {}
         self._cumulative = tuple(accumulate(t.weight for t in self.weighted))
         self._total = self._cumulative[-1] if self._cumulative else 0
+        self.narrowest_bytes = min(
+            (text_bytes(target) for target in self.targets), default=UNKNOWN_CONTEXT_BYTES
+        )
+        """A body of text up to this long may fit the context of every target."""
         self._chains = tuple(self._chain(drawn) for drawn in range(len(self.weighted))) or (
             Chain(dialect, self.fallbacks, model.breaker),
         )
@@ -72,6 +97,13 @@ class Route:
                 return self._chains[0]
             return self._chains[bisect_right(self._cumulative, draw * self._total)]
         return self._draw_available(draw, breakers, now_ms)
+
+    def alone(self, target: Target) -> Chain:
+        """The chain of one of the route's targets and nothing else."""
+        chain = self._alone.get(target.id)
+        if chain is None:
+            chain = self._alone[target.id] = Chain(self.dialect, (target,), self.model.breaker)
+        return chain
 
     def _chain(self, drawn: int) -> Chain:
         first = self.weighted[drawn]

@@ -31,8 +31,11 @@ def attempt_failed(gate: Gate, event: AttemptFailed) -> list[EndCommand]:
         return []
     if _target_failed(event.ending):
         gate.breakers.failed(attempt.target.name, entry.chain.breaker, event.now_ms)
-    commands = [_end_without_usage(attempt, event.ending)]
-    _forget_if_done(gate, entry)
+    commands = [_end_without_usage(gate, attempt, event.ending, event.now_ms)]
+    if entry.over:
+        _forget_if_done(gate, entry)
+    else:
+        gate.falls_silent(event.request_id, event.now_ms)
     return commands
 
 
@@ -46,7 +49,7 @@ def request_ended(gate: Gate, event: RequestEnded) -> list[EndCommand]:
     if event.attempts == 0:
         # Envoy never began an attempt: whatever was reserved was not sent.
         commands = [
-            _release(attempt, "never sent")
+            _release(gate, attempt, "never sent", event.now_ms)
             for attempt in entry.attempts.values()
             if not attempt.ended
         ]
@@ -60,7 +63,8 @@ def request_ended(gate: Gate, event: RequestEnded) -> list[EndCommand]:
 
 def request_goes_on(gate: Gate, event: RequestGoesOn) -> list[Renew]:
     """The request is alive: so are its reservations. What its last attempt has likely cost already
-    is held for statistical budgets, above what was expected of it."""
+    is held for statistical budgets, above what was expected of it, and counts for velocity breakers
+    at once."""
     entry = gate.in_flight.get(event.request_id)
     if entry is None:
         return []
@@ -79,13 +83,15 @@ def request_goes_on(gate: Gate, event: RequestGoesOn) -> list[Renew]:
 
 def _cost_so_far(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestGoesOn) -> Amounts:
     plan = entry.plan
-    if not plan.applicable.counts_likely:
+    if not (plan.applicable.counts_likely or attempt.counted):
         return NOTHING
     target, body_bytes = attempt.target, entry.body_bytes
     streamed = gate.workflows.streamed(
         plan.workflow_tag, entry.operation, target, body_bytes, event.response_bytes
     )
-    return (0, 0, 0, 0, 0, min(streamed, attempt.amounts[Unit.MICRO_USD]))
+    streamed = min(streamed, attempt.amounts[Unit.MICRO_USD])
+    gate.velocity.known(attempt.counted, streamed, event.now_ms)
+    return (0, 0, 0, 0, 0, streamed) if plan.applicable.counts_likely else NOTHING
 
 
 def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded) -> EndCommand:
@@ -98,7 +104,7 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
         gate.breakers.succeeded(target.name)
     reported = reported_usage(entry.operation, event) if ending.status < 400 else None
     if reported is None or not reported.final:
-        return _end_without_usage(attempt, ending)
+        return _end_without_usage(gate, attempt, ending, event.now_ms)
     usage = reported.usage
     cost = target.price.cost_micro_usd(usage)
     charged: Amounts = (
@@ -108,7 +114,7 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
         charged = _at_least(charged, attempt.amounts)
     else:
         _learn(gate, entry, target, usage, event)
-    attempt.ended = True
+    _end(gate, attempt, charged, event.now_ms)
     return Settle(
         attempt.reservation_id, charged, {"usage": tuple(usage), "suspect": reported.suspect}
     )
@@ -119,7 +125,7 @@ def _learn(
 ) -> None:
     model, body_bytes, plan = target.canonical_model, entry.body_bytes, entry.plan
     gate.estimator.learn(model, body_bytes, usage.input_tokens, usage.output_tokens)
-    if not plan.applicable.counts_likely:
+    if not (plan.applicable.counts_likely or plan.metered):
         return
     gate.workflows.learn(plan.workflow_tag, target, body_bytes, usage)
     if event.usage_last:
@@ -137,19 +143,25 @@ def reported_usage(operation: Operation, event: RequestEnded) -> Reported | None
     return None
 
 
-def _end_without_usage(attempt: Attempt, ending: Ending) -> EndCommand:
+def _end_without_usage(gate: Gate, attempt: Attempt, ending: Ending, now_ms: int) -> EndCommand:
     if ending.connect_failed:
-        return _release(attempt, "not connected")
+        return _release(gate, attempt, "not connected", now_ms)
     answered = ending.status >= 400 and not (ending.timed_out or ending.reset)
     if answered and not ending.client_gone:
-        return _release(attempt, f"status {ending.status}")
-    attempt.ended = True
+        return _release(gate, attempt, f"status {ending.status}", now_ms)
+    _end(gate, attempt, attempt.amounts, now_ms)
     return Settle(attempt.reservation_id, attempt.amounts, {"without_usage": ending.status})
 
 
-def _release(attempt: Attempt, reason: str) -> Release:
-    attempt.ended = True
+def _release(gate: Gate, attempt: Attempt, reason: str, now_ms: int) -> Release:
+    _end(gate, attempt, NOTHING, now_ms)
     return Release(attempt.reservation_id, reason)
+
+
+def _end(gate: Gate, attempt: Attempt, charged: Amounts, now_ms: int) -> None:
+    attempt.ended = True
+    if attempt.counted:
+        gate.velocity.ended(attempt.counted, charged[Unit.MICRO_USD], now_ms)
 
 
 def _target_failed(ending: Ending) -> bool:
@@ -170,4 +182,4 @@ def _at_least(charged: Amounts, reserved: Amounts) -> Amounts:
 
 def _forget_if_done(gate: Gate, entry: InFlight) -> None:
     if entry.over and all(attempt.ended for attempt in entry.attempts.values()):
-        del gate.in_flight[entry.request_id]
+        gate.drop(entry.request_id)

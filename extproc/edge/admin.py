@@ -1,4 +1,4 @@
-"""The admin API: health, metrics, policy, usage, alerts. On loopback, never on the listener."""
+"""The admin API: health, metrics, policy, usage, alerts, corrections. Not on the listener."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from aiohttp import web
 
 from extproc import __version__
 from extproc.edge.alerting import Alerting
+from extproc.edge.corrections import Corrections
+from extproc.edge.kill_api import PATH as KILL_SWITCH
+from extproc.edge.kill_api import KillApi
+from extproc.edge.kill_board import KillBoard
+from extproc.edge.notices import report_velocity
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import Sidecar
+from extproc.wire.error_body import amount_text, rfc3339
 
 MAX_COUNTERS = 1_000
 """Counters shown by ``/usage``: more belongs into a report."""
@@ -19,10 +25,14 @@ MAX_COUNTERS = 1_000
 class Admin:
     """The handlers of one sidecar's admin API."""
 
-    def __init__(self, sidecar: Sidecar, reloader: PolicyReloader, alerting: Alerting) -> None:
+    def __init__(
+        self, sidecar: Sidecar, reloader: PolicyReloader, alerting: Alerting, kills: KillBoard
+    ) -> None:
         self._sidecar = sidecar
         self._reloader = reloader
+        self._corrections = Corrections(sidecar)
         self._alerting = alerting
+        self._kills = KillApi(kills, sidecar.gate, lambda: sidecar.notify)
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -36,21 +46,24 @@ class Admin:
             ("/alerts", self._alerting.report),
         ):
             application.router.add_get(path, _answering(handler))
+        self._kills.add_to(application)
+        application.router.add_post("/corrections", self._corrections.post)
         return application
 
     def _overview(self) -> dict[str, object]:
         return {
             "tokenweir": __version__,
-            "see": ["/healthz", "/metrics", "/policy", "/usage", "/alerts"],
+            "see": ["/healthz", "/metrics", "/policy", "/usage", "/alerts", KILL_SWITCH],
         }
 
     def _health(self) -> dict[str, object]:
         return {"healthy": True, "generation": self._sidecar.gate.generation.number}
 
     def _metrics(self) -> bytes:
-        return self._sidecar.metrics.render(
-            len(self._sidecar.gate.in_flight), self._sidecar.ledger.state
-        )
+        sidecar = self._sidecar
+        report_velocity(sidecar.gate.velocity, sidecar.metrics, sidecar.notify)
+        sidecar.metrics.killed = sidecar.gate.kills.count
+        return sidecar.metrics.render(len(sidecar.gate.in_flight), sidecar.ledger.state)
 
     def _policy(self) -> dict[str, object]:
         policy = self._sidecar.gate.generation.policy
@@ -62,9 +75,27 @@ class Admin:
             "warnings": [str(warning) for warning in policy.warnings],
             "problems": [str(problem) for problem in self._reloader.problems],
             "breakers": self._sidecar.gate.breakers.states(),
+            "velocity": self._velocity(),
         }
 
+    def _velocity(self) -> list[dict[str, object]]:
+        """The velocity breakers that are not closed."""
+        now_ms = self._sidecar.clock.now_ms()
+        return [
+            {
+                "rule_id": meter.rule.id,
+                "scope_value": meter.scope_value,
+                "state": meter.state.value,
+                "enforce": "enforce" if meter.rule.enforced else "shadow",
+                "limit_usd_per_minute": amount_text("usd", meter.limit),
+                "spent_usd_last_minute": amount_text("usd", meter.rate(now_ms)),
+                "until": rfc3339(meter.retry_at_ms),
+            }
+            for meter in self._sidecar.gate.velocity.not_closed()[:MAX_COUNTERS]
+        ]
+
     def _usage(self) -> dict[str, object]:
+        emergency = getattr(self._sidecar.ledger, "emergency", None)
         counters: list[dict[str, object]] = []
         truncated = False
         for key, scope_value, window, settled, reserved in self._sidecar.ledger.counters():
@@ -86,6 +117,9 @@ class Admin:
             "counters": counters,
             "truncated": truncated,
             "open_reservations": self._sidecar.ledger.open_count,
+            # Of a store that can be away; the embedded one is simply there.
+            **({"emergency": dict(emergency)} if emergency else {}),
+            "corrections": self._corrections.made,
         }
 
 

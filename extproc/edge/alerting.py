@@ -20,6 +20,7 @@ from extproc.core.alerts import AlertBook, Event, Mark, Sample
 from extproc.core.watched import CounterName
 from extproc.edge.alert_log import AlertLog, Pending, Record, done, ended, set_off, told
 from extproc.edge.channels.channel import Channel, Outside, open_channel
+from extproc.edge.notices import CLOSING
 from extproc.edge.outbox import Delivery, Outbox, Outcome
 from extproc.edge.services import Sidecar
 from extproc.ledger.port import Hold, LedgerUnavailableError, Standing
@@ -39,8 +40,6 @@ MAX_TOLD = 1_000
 """Notices of others that wait for the loop, or are remembered so as not to be told twice."""
 MAX_RECENT = 100
 """Deliveries that ended, shown by ``/alerts``."""
-CLOSING = ("pagerduty", "webhook")
-"""Channels where there is something to close. To people the end of an alert is no news."""
 
 
 class Alerting:

@@ -17,8 +17,10 @@ from extproc.core.routing import Chain
 from extproc.pb import extproc_pb2 as pb
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect, Operation
-from extproc.values.limit import Unit
+from extproc.values.limit import MONEY, Unit
+from extproc.values.refusal import RefusalCode
 from extproc.values.wire_names import (
+    ANSWER_HEADERS,
     DECIDED_HEADER,
     METADATA,
     REFUSED_DETAILS,
@@ -167,12 +169,19 @@ def encode_forward(command: Forward) -> bytes:
         headers += b"".join([_field(2, name.encode()) for name in command.remove_headers])
     said = _limit_entries(command)
     if command.notes:
-        said += b"".join(
-            [_string(key.encode(), _text(text).encode()) for key, text in command.notes]
-        )
-    verdict = _field(5, fixed[1] + said)
-    namespace = _field(8, _field(1, _NAMESPACE + _field(2, verdict)))
-    return _body_response(headers, body, b"\x28\x01", namespace)  # clear_route_cache
+        said += _notes(command.notes)
+    return _body_response(
+        headers, body, b"\x28\x01", _metadata(fixed[1] + said)
+    )  # clear_route_cache
+
+
+def _notes(notes: Sequence[tuple[str, str]]) -> bytes:
+    return b"".join([_string(key.encode(), _text(text).encode()) for key, text in notes])
+
+
+def _metadata(entries: bytes) -> bytes:
+    """Dynamic metadata in the sidecar's namespace."""
+    return _field(8, _field(1, _NAMESPACE + _field(2, _field(5, entries))))
 
 
 def _body_response(headers: bytes, body: bytes, rest: bytes, after: bytes) -> bytes:
@@ -227,10 +236,12 @@ def _chain_metadata(chain: Chain, command: Forward) -> bytes:
 def _limit_entries(command: Forward) -> bytes:
     """What the answer's headers will say about the tightest limits."""
     entries = b""
+    budget = -1
     for hold, amount, resets_at_ms in command.remaining:
         unit = hold.limit.unit
-        if unit is Unit.MICRO_USD:
-            entries += _string(b"budget", amount_text("usd", amount).encode())
+        if unit in MONEY:
+            # The tightest strict budget and the tightest statistical one: the tighter is shown.
+            budget = amount if budget < 0 else min(budget, amount)
         else:
             limit, remaining, reset = _LIMIT_KEYS[unit is not Unit.REQUESTS]
             # Relative, in whole seconds, as OpenAI writes it.
@@ -240,6 +251,8 @@ def _limit_entries(command: Forward) -> bytes:
                 _string(remaining, b"%d" % amount),
                 _known_string(reset, seconds, "s"),
             )
+    if budget >= 0:
+        entries += _string(b"budget", amount_text("usd", budget).encode())
     return entries
 
 
@@ -252,7 +265,8 @@ def encode_send_attempt(command: SendAttempt) -> bytes:
         + _content_length(len(command.body))
         + _REMOVE_CREDENTIALS
     )
-    return _body_response(headers, command.body, b"", b"")
+    said = _metadata(_notes(command.notes)) if command.notes else b""
+    return _body_response(headers, command.body, b"", said)
 
 
 def encode_refuse(command: Refuse) -> bytes:
@@ -262,10 +276,15 @@ def encode_refuse(command: Refuse) -> bytes:
     headers.append(("x-tfy-policy-generation", str(command.generation)))
     if command.rules:
         headers.append(("x-tfy-applied-rules", _text(command.rules)))
+    for key, text in refusal.extra:
+        if key in ANSWER_HEADERS:
+            headers.append((ANSWER_HEADERS[key], _text(text)))
     limit = refusal.limit
     if limit is not None:
         left = max(0, limit.limit - limit.spent - limit.reserved)
-        if limit.unit == "usd":
+        if refusal.code is RefusalCode.SPEND_VELOCITY_EXCEEDED:
+            pass  # what a minute has left is no budget, and a client could take it for one
+        elif limit.unit == "usd":
             headers.append(("x-budget-remaining-usd", amount_text("usd", left)))
         else:
             kind = "requests" if limit.unit == "requests" else "tokens"

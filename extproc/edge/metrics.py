@@ -23,9 +23,13 @@ class Metrics:
         "alerts_failed",
         "alerts_fired",
         "breached_fallbacks",
+        "clamped",
+        "degraded",
+        "degraded_micro_usd",
         "expired",
         "generation",
         "internal_errors",
+        "killed",
         "policy_load_errors",
         "policy_warnings",
         "refused",
@@ -34,6 +38,8 @@ class Metrics:
         "settled_without_usage",
         "slow_turns",
         "suspect_usage",
+        "velocity_open",
+        "velocity_trips",
         "would_block",
     )
 
@@ -45,6 +51,9 @@ class Metrics:
         self.alerts_failed = 0
         self.alerts_dropped = 0
         self.breached_fallbacks = 0
+        self.clamped = 0
+        self.degraded = 0
+        self.degraded_micro_usd = 0
         self.refused: Counter[RefusalCode] = Counter()
         self.would_block: Counter[str] = Counter()
         self.settled = 0
@@ -57,6 +66,9 @@ class Metrics:
         self.generation = 0
         self.policy_load_errors = 0
         self.policy_warnings: Counter[str] = Counter()
+        self.velocity_trips: Counter[str] = Counter()
+        self.velocity_open: Counter[str] = Counter()
+        self.killed = 0
 
     def render(self, in_flight: int, store: StoreState = ALL_WELL) -> bytes:
         """Prometheus text."""
@@ -68,6 +80,9 @@ class Metrics:
 _COUNTERS = (
     ("admitted", "Requests that were let go"),
     ("breached_fallbacks", "Requests that a breached limit moved to another target"),
+    ("clamped", "Requests and later attempts whose output was cut to what limits leave"),
+    ("degraded", "Attempts let go by their rules while the store was away"),
+    ("degraded_micro_usd", "What those attempts may cost at worst, in micro-USD"),
     ("settled", "Reservations replaced by reported usage"),
     ("settled_without_usage", "Reservations charged in full because no final usage came"),
     ("suspect_usage", "Usage reports that cannot be true"),
@@ -104,6 +119,21 @@ class _Snapshot(Collector):
         for rule, count in self._metrics.would_block.items():
             shadow.add_metric([rule], count)
         yield shadow
+        trips = CounterMetricFamily(
+            "tokenweir_velocity_trips", "Velocity breakers that opened", labels=["rule"]
+        )
+        for rule, count in self._metrics.velocity_trips.items():
+            trips.add_metric([rule], count)
+        yield trips
+        opened = GaugeMetricFamily(
+            "tokenweir_velocity_open", "Velocity breakers that are not closed", labels=["rule"]
+        )
+        for rule, count in self._metrics.velocity_open.items():
+            opened.add_metric([rule], count)
+        yield opened
+        yield GaugeMetricFamily(
+            "tokenweir_killed", "Values that the kill switch stops", self._metrics.killed
+        )
         warnings = GaugeMetricFamily(
             "tokenweir_policy_warnings", "Warnings of the active policy", labels=["code"]
         )

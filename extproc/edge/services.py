@@ -9,23 +9,42 @@ from __future__ import annotations
 
 import logging
 from asyncio import Future
+from collections.abc import Sequence
 from functools import partial
 from random import Random
 from typing import Any
 
 from extproc.core import settlement
 from extproc.core.attempt import AttemptMachine
-from extproc.core.commands import Command, EndCommand, Forward, Refuse, Reserve, Settle, Verdict
-from extproc.core.events import AttemptStarted, RequestBody, RequestHeaders, Reserved
+from extproc.core.commands import (
+    Command,
+    EndCommand,
+    Forward,
+    Peek,
+    Refuse,
+    Reserve,
+    SendAttempt,
+    Settle,
+    Verdict,
+)
+from extproc.core.events import AttemptStarted, Peeked, RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import Gate
 from extproc.core.machine import RequestMachine
 from extproc.edge import codec
 from extproc.edge.clock import Clock
 from extproc.edge.metrics import Metrics
+from extproc.edge.notices import Notify, log_notice
 from extproc.edge.stream import Stream, StreamKind
 from extproc.envoy.ext_proc import ATTEMPT_HEADER, CLUSTER_ATTRIBUTE
-from extproc.ledger.port import Denied, Granted, Ledger, LedgerUnavailableError, Outcome
+from extproc.ledger.port import (
+    Granted,
+    Ledger,
+    LedgerUnavailableError,
+    Outcome,
+    Standing,
+)
 from extproc.pb import extproc_pb2 as pb
+from extproc.values.limit import Unit
 from extproc.values.wire_names import ATTEMPT_LOG
 
 _log = logging.getLogger(__name__)
@@ -45,6 +64,7 @@ class Sidecar:
         self.clock = clock
         self.draw = draw.random
         self.metrics = Metrics()
+        self.notify: Notify = log_notice
 
     def reserve(self, command: Reserve) -> Outcome | Future[Outcome] | None:
         """Asks the ledger; None when it cannot say, a future when it must be asked elsewhere."""
@@ -118,6 +138,7 @@ class _DecidingService(_Service):
         try:
             outcome = _result(future)
             if stream.state is None:
+                machine.abandon()
                 if isinstance(outcome, Granted):
                     now_ms = self._sidecar.clock.now_ms()
                     self._sidecar.ledger.release(command.reservation_id, now_ms, "caller left")
@@ -132,9 +153,13 @@ class _DecidingService(_Service):
         """What the machine makes of the ledger's answer."""
         if outcome is None:
             return machine.on_ledger_failed()
-        if isinstance(outcome, Granted) and outcome.would_block:
-            self._sidecar.metrics.would_block.update(outcome.would_block)
-        elif isinstance(outcome, Denied):
+        if isinstance(outcome, Granted):
+            if outcome.would_block:
+                self._sidecar.metrics.would_block.update(outcome.would_block)
+            if outcome.degraded:
+                self._sidecar.metrics.degraded += 1
+                self._sidecar.metrics.degraded_micro_usd += command.amounts[Unit.MICRO_USD]
+        else:
             self._sidecar.gate.watched.denied(outcome.standings, command.amounts)
         return machine.on_reserved(Reserved(outcome, command.now_ms))
 
@@ -143,6 +168,12 @@ class _DecidingService(_Service):
         answer, end = codec.encode(command)
         if isinstance(command, Forward):
             metrics.admitted += 1
+            if command.notes:
+                keys = [key for key, _ in command.notes]
+                metrics.breached_fallbacks += "overflow" in keys
+                metrics.clamped += "clamped" in keys
+        elif isinstance(command, SendAttempt):
+            metrics.clamped += bool(command.notes)
         elif isinstance(command, Refuse):
             metrics.refused[command.refusal.code] += 1
         stream.send(answer, end=end)
@@ -172,14 +203,50 @@ class RequestService(_DecidingService):
             stream.fail()
             return
         try:
+            command: Command
             if isinstance(event, RequestHeaders):
-                command: Command = machine.on_headers(event)
+                found = machine.on_headers(event)
+                if isinstance(found, Peek):
+                    self._peek(stream, machine, found)
+                    return
+                command = found
             else:
                 command = machine.on_body(event)
         except Exception:  # noqa: BLE001  fail closed, whatever it is
             self._fail_closed(stream, machine)
             return
         self._go_on(stream, machine, command)
+
+    def _peek(self, stream: Stream, machine: RequestMachine, command: Peek) -> None:
+        """Reads counters for the caller's own eyes."""
+        try:
+            found = self._sidecar.ledger.peek(command.holds, command.now_ms)
+        except LedgerUnavailableError:
+            self._answer(stream, machine.on_ledger_failed())
+            return
+        if isinstance(found, Future):
+            found.add_done_callback(partial(self._peeked, stream, machine, command))
+        else:
+            self._answer(stream, machine.on_peeked(Peeked(found, command.now_ms)))
+
+    def _peeked(
+        self,
+        stream: Stream,
+        machine: RequestMachine,
+        command: Peek,
+        future: Future[Sequence[Standing]],
+    ) -> None:
+        """A remote ledger has answered."""
+        if stream.state is None:
+            return
+        try:
+            answer: Verdict = machine.on_peeked(Peeked(future.result(), command.now_ms))
+        except LedgerUnavailableError:
+            answer = machine.on_ledger_failed()
+        except Exception:  # noqa: BLE001  fail closed, whatever it is
+            self._fail_closed(stream, machine)
+            return
+        self._answer(stream, answer)
 
     def _headers(self, data: bytes) -> RequestHeaders | None:
         message = _parse_request(data)

@@ -22,7 +22,9 @@ from extproc.edge.allocator import keep_freed_blocks
 from extproc.edge.channels.channel import Outside
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
+from extproc.edge.kill_board import KillBoard, NoShare
 from extproc.edge.lean_server import LeanServer
+from extproc.edge.notices import report_velocity
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
 from extproc.edge.store import close_ledger, open_ledger
@@ -69,7 +71,8 @@ class PolicyRefusedError(Exception):
 async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> None:
     """Runs until SIGTERM or SIGINT. Prints ``ready`` once Envoy may call.
 
-    Raises ``PolicyRefusedError`` and ``LedgerUnavailableError`` when it cannot start.
+    Raises ``PolicyRefusedError``, ``LedgerUnavailableError`` and ``KillBoardError`` when it cannot
+    start.
     """
     keep_freed_blocks()
     gateway = settings.gateway
@@ -85,6 +88,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     reloader.keeps_store = not settings.store
     ledger = await open_ledger(store, policy.store_namespace, settings.state, environ, draw)
     sidecar = Sidecar(Gate(Generation(policy)), ledger, Clock(), draw)
+    kills = KillBoard(sidecar.gate, settings.state, sidecar.clock, NoShare())
     sidecar.metrics.generation = policy.generation
     sidecar.metrics.policy_warnings = Counter(warning.code for warning in policy.warnings)
 
@@ -103,7 +107,9 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     write_bootstrap(gateway)
     alerting = Alerting(sidecar, settings.state, Outside(environ, gateway.ca_file))
     await alerting.start()
-    admin = web.AppRunner(Admin(sidecar, reloader, alerting).application(), access_log=None)
+    sidecar.notify = alerting.tell
+    console = Admin(sidecar, reloader, alerting, kills)
+    admin = web.AppRunner(console.application(), access_log=None)
     await admin.setup()
     await web.TCPSite(admin, settings.console_host, settings.console_port).start()
 
@@ -116,6 +122,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     tasks = [
         asyncio.create_task(reloader.watch(sidecar)),
         asyncio.create_task(_tend(sidecar)),
+        asyncio.create_task(kills.watch()),
         asyncio.create_task(_watch_loop(sidecar)),
         asyncio.create_task(alerting.run()),
     ]
@@ -141,8 +148,10 @@ async def _tend(sidecar: Sidecar) -> None:
             for settlement in sidecar.ledger.expire(now_ms):
                 sidecar.gate.forget(settlement.reservation_id)
                 sidecar.metrics.expired += 1
+            sidecar.gate.forget_silent(now_ms)
             sidecar.ledger.tend(now_ms)
             sidecar.ledger.flush()
+            report_velocity(sidecar.gate.velocity, sidecar.metrics, sidecar.notify)
             await asyncio.to_thread(sidecar.ledger.sync)
         except Exception:  # noqa: BLE001  the next second tries again; admission fails closed
             sidecar.fault("upkeep of the ledger")

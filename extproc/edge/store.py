@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 from extproc.ledger.embedded import EmbeddedLedger
+from extproc.ledger.emergency import EmergencyLedger
 from extproc.ledger.journal import Journal
 from extproc.ledger.port import Ledger, LedgerUnavailableError
 from extproc.ledger.redis_ledger import RedisLedger
@@ -42,12 +43,20 @@ async def open_ledger(
     except StoreRefusedError as error:
         ledger.close()
         raise LedgerUnavailableError(f"{store}: {error}", "configuration") from None
-    return ledger
+    try:
+        book = EmbeddedLedger(Journal(state / "emergency"))
+    except LedgerUnavailableError:
+        await ledger.stop()
+        ledger.close()
+        raise
+    return EmergencyLedger(ledger, book, ledger.name)
 
 
 async def close_ledger(ledger: Ledger) -> None:
     """Delivers what can be delivered, and gives everything free."""
-    if isinstance(ledger, RedisLedger):
-        await ledger.stop()
+    if isinstance(ledger, EmergencyLedger):
+        ledger.give_back()
+        if isinstance(ledger.remote, RedisLedger):
+            await ledger.remote.stop()
     with contextlib.suppress(OSError, LedgerUnavailableError):
         ledger.close()

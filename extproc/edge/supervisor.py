@@ -23,8 +23,10 @@ import aiohttp
 import orjson
 
 from extproc.edge.child import START_TIMEOUT_S, Child, StartError, describe
+from extproc.envoy.drain import drain_envoy
 from extproc.envoy.process import EnvoyMissingError, envoy_command, envoy_path
 from extproc.envoy.settings import SYSTEM_CA_FILE, GatewaySettings
+from extproc.values.wire_names import ADMIN_SOCKET
 
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 10.0
@@ -109,6 +111,7 @@ class Supervisor:
             serving.cancel()
             await asyncio.gather(stopping, serving, return_exceptions=True)
             # Envoy first, so that its last log entries still find the sidecar.
+            await self._drain()
             for child in reversed(self._children):
                 await child.stop()
             if self._sockets.parent != self._settings.state:
@@ -116,6 +119,11 @@ class Supervisor:
                     for socket_file in self._sockets.iterdir():
                         socket_file.unlink()
                     self._sockets.rmdir()
+
+    async def _drain(self) -> None:
+        envoy = next((child for child in self._children if child.name == "envoy"), None)
+        if envoy and envoy.process is not None and envoy.process.returncode is None:
+            await drain_envoy(self._sockets / ADMIN_SOCKET)
 
     async def _serve(self) -> None:
         await self._start()

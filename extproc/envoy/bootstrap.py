@@ -28,8 +28,8 @@ MAX_PREMATURE_RESETS = 100
 """Streams of one connection, mostly reset early, after which it is closed."""
 
 
-def bootstrap(settings: GatewaySettings) -> Json:
-    """``Bootstrap``."""
+def bootstrap(settings: GatewaySettings, max_connections: int = MAX_CONNECTIONS) -> Json:
+    """``Bootstrap``. ``max_connections`` are clients'; more are closed as they come."""
     folder = settings.config_folder
     sockets = settings.socket_folder
     return {
@@ -79,7 +79,7 @@ def bootstrap(settings: GatewaySettings) -> Json:
                     "typed_config": {
                         "@type": "type.googleapis.com/envoy.extensions.resource_monitors."
                         "downstream_connections.v3.DownstreamConnectionsConfig",
-                        "max_active_downstream_connections": MAX_CONNECTIONS,
+                        "max_active_downstream_connections": max_connections,
                     },
                 },
             ],

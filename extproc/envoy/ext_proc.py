@@ -18,6 +18,8 @@ kills requests whenever the machine pauses."""
 CLUSTER_ATTRIBUTE = "xds.cluster_name"
 ATTEMPT_HEADER = "x-envoy-attempt-count"
 
+_RECEIVING: Json = {"receiving_namespaces": {"untyped": [METADATA]}}
+"""Both stages say what the answer's headers shall show."""
 _TYPE = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
 
 
@@ -28,7 +30,7 @@ def request_filter() -> Json:
         "typed_config": {
             "@type": _TYPE,
             **_common(REQUEST_CLUSTER),
-            "metadata_options": {"receiving_namespaces": {"untyped": [METADATA]}},
+            "metadata_options": _RECEIVING,
         },
     }
 
@@ -44,6 +46,7 @@ def attempt_filter(max_attempts: int) -> Json:
             "@type": _TYPE,
             **_common(ATTEMPT_CLUSTER),
             "request_attributes": [CLUSTER_ATTRIBUTE],
+            "metadata_options": _RECEIVING,
         },
     }
     execute = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import resource
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
 
-from extproc.envoy.bootstrap import bootstrap
+from extproc.envoy.bootstrap import MAX_CONNECTIONS, bootstrap
 from extproc.envoy.settings import GatewaySettings
 
 ENVOY_VERSION = "1.40.0"
@@ -44,8 +45,17 @@ def write_bootstrap(settings: GatewaySettings) -> Path:
     """Writes the file that Envoy is started with, wherever that Envoy is."""
     settings.config_folder.mkdir(parents=True, exist_ok=True)
     path = settings.config_folder / "bootstrap.json"
-    path.write_bytes(orjson.dumps(bootstrap(settings), option=orjson.OPT_INDENT_2))
+    document = bootstrap(settings, _max_connections())
+    path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     return path
+
+
+def _max_connections() -> int:
+    """Clients get half of the files that a process may open here. Each of their requests needs
+    another one towards its provider: idle clients that took them all would stop everybody. The
+    hard limit counts, because Envoy raises its soft one to it."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if files < 0 else min(MAX_CONNECTIONS, files // 2)
 
 
 def envoy_command(settings: GatewaySettings, *, concurrency: int | None) -> list[str]:

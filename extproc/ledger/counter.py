@@ -10,23 +10,16 @@ from extproc.values.window import Window
 class Cell:
     """The amounts of one slot. ``amount`` includes what is still ``reserved``."""
 
-    __slots__ = ("amount", "forward", "live", "reserved", "slot")
+    __slots__ = ("amount", "era", "live", "reserved", "slot")
 
-    def __init__(self, slot: int, amount: int = 0, reserved: int = 0) -> None:
+    def __init__(self, slot: int, amount: int = 0, reserved: int = 0, era: int = 0) -> None:
         self.slot = slot
         self.amount = amount
         self.reserved = reserved
+        self.era = era
+        """How often the counter's window had been edited when this slot was current."""
         self.live = True
-        """False once the slot has left the window: late changes no longer count."""
-        self.forward: Cell | None = None
-        """The cell that this one was merged into, if it was."""
-
-    def merged(self) -> Cell | None:
-        """The cell that counts for a merged one now; None when it has left the window."""
-        cell: Cell | None = self
-        while cell is not None and not cell.live:
-            cell = cell.forward
-        return cell
+        """False once the cell is no part of its counter: late changes look where they count now."""
 
 
 class Counter:
@@ -41,10 +34,14 @@ class Counter:
         "cells",
         "declared_in",
         "dropped",
+        "edits",
         "ends_ms",
+        "first_slot",
+        "first_window",
         "key",
         "number",
         "scope_value",
+        "successor",
         "total",
         "window",
     )
@@ -60,6 +57,13 @@ class Counter:
         self.number = -1
         self.dropped = False
         """The ledger forgot it because it stood at zero."""
+        self.edits: tuple[tuple[int, int], ...] = ()
+        """For each edit of the window: the oldest slot that still counted, and the slot of the
+        next window in which everything that counted was put."""
+        self.first_window = window
+        self.first_slot = self.cell.slot
+        self.successor: tuple[Counter, int] | None = None
+        """The counter that took this one over, and how often its window had been edited then."""
         self.declared_in = -1
         """Journal segment that holds this counter's declaration."""
 
@@ -84,7 +88,7 @@ class Counter:
             gone = cells.popleft()
             gone.live = False
             self.total -= gone.amount
-        before, self.cell = self.cell, Cell(slot)
+        before, self.cell = self.cell, Cell(slot, 0, 0, len(self.edits))
         if before.live and before.amount == 0 and before.reserved == 0:
             # Empty slots are not kept; a late change of one makes it again (``cell_at``).
             cells.pop()
@@ -111,15 +115,20 @@ class Counter:
         not have is taken from the older ones, newest first."""
         self.total += amount
         for cell in reversed(self.cells):
-            change = max(amount, cell.reserved - cell.amount)
+            change = max(amount, min(0, cell.reserved - cell.amount))
             cell.amount += change
             amount -= change
+        # Of a shared store's counter this may be the part that has less than is taken back.
+        self.cell.amount += amount
 
-    def counting(self, taken: Cell) -> Cell | None:
-        """The cell in which a late change of ``taken`` counts; None when it counts no more."""
-        if taken.live:
-            return taken
-        return self.cell_at(taken.slot) if taken.forward is None else taken.merged()
+    def slot_now(self, slot: int, era: int) -> int | None:
+        """The slot that stands for one of an earlier window; None for one that had left it when
+        the window was edited."""
+        for oldest, merged in self.edits[era:]:
+            if slot < oldest:
+                return None
+            slot = merged
+        return slot
 
     def cell_at(self, slot: int) -> Cell | None:
         """The cell of a slot, made if there is none; None for a slot that has left the window."""
@@ -129,7 +138,7 @@ class Counter:
             if cell.slot == slot:
                 return cell
             if cell.slot > slot:
-                made = Cell(slot)
+                made = Cell(slot, 0, 0, len(self.edits))
                 self.cells.insert(place, made)
                 return made
         return self.cell
@@ -138,7 +147,9 @@ class Counter:
         """Takes over recorded cells (slot, amount, reserved), oldest first."""
         for cell in self.cells:
             cell.live = False
-        restored = [Cell(*values) for values in cells] or [self.cell]
+        era = len(self.edits)
+        restored = [Cell(slot, amount, reserved, era) for slot, amount, reserved in cells]
+        restored = restored or [self.cell]
         self.cells = deque(restored)
         self.cell = restored[-1]
         self.cell.live = True
@@ -146,20 +157,31 @@ class Counter:
         self.ends_ms = self.window.slot_ends_ms(self.cell.slot)
 
     def rewindow(self, window: Window, now_ms: int) -> None:
-        """Takes an edited window. What counted until now counts in the new window from now on:
+        """Takes an edited window. What counts now goes on to count, in the new window from now on:
         an edit gives nobody a fresh allowance."""
-        if window == self.window:
-            self.window = window
-            return
         self.advance(now_ms)
         total, reserved = self.total, self.reserved
-        self.window = window
-        self.cell.slot = window.slot(now_ms)
+        slot = window.slot(now_ms)
+        self.edits += ((self.window.oldest_slot(self.cell.slot), slot),)
         for cell in self.cells:
-            if cell is not self.cell:
-                # Open reservations of older slots still point to their cells.
-                cell.live = False
-                cell.forward = self.cell
+            cell.live = False
+        self.window = window
+        self.cell = Cell(slot, total, reserved, len(self.edits))
         self.cells = deque((self.cell,))
-        self.cell.amount, self.cell.reserved = total, reserved
-        self.ends_ms = window.slot_ends_ms(self.cell.slot)
+        self.ends_ms = window.slot_ends_ms(slot)
+
+    def absorb(self, other: Counter, now_ms: int) -> None:
+        """Takes over what another counter has, because its rule was renamed to this one's."""
+        if other.window != self.window:
+            other.rewindow(self.window, now_ms)
+        other.advance(now_ms)
+        self.advance(now_ms)
+        for cell in other.cells:
+            cell.live = False
+            mine = self.cell_at(cell.slot)
+            if mine is not None:
+                mine.amount += cell.amount
+                mine.reserved += cell.reserved
+                self.total += cell.amount
+        other.total = 0
+        other.successor = (self, len(self.edits))

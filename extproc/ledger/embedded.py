@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from extproc.ledger.books import EXPIRED, RELEASED, SETTLED, Booking, Entry, Reservation
 from extproc.ledger.counter import Cell, Counter
 from extproc.ledger.journal import Journal
 from extproc.ledger.port import (
@@ -24,80 +25,35 @@ from extproc.ledger.port import (
     Standing,
     StoreState,
 )
+from extproc.ledger.recovery import RecoveredBooks
 from extproc.values.limit import NO_CEILING, NOTHING, Amounts, Limit, Unit
 from extproc.values.money import MAX_AMOUNT
-from extproc.values.window import parse_window
+from extproc.values.window import Window
 
-MAX_ENDED = 100_000
-"""Ended reservations remembered, so that a repeated or late end is recognised; some 20 MB. The
-access log delivers within milliseconds, and Envoy resends nothing."""
 SWEEP_COUNTERS = 5_000
 """Counters looked at per ``tend``: a few milliseconds, so a million are seen in minutes."""
-
-_SETTLED, _EXPIRED, _RELEASED = "s", "x", "l"
-
-Entry = tuple[Counter, int, int, int]
-"""A counter, the unit it counts (its place in ``Amounts``), the ceiling, and the group of limits
-that the answer's headers show it in (``_SHOWN``)."""
-Shadow = tuple[Counter, Limit]
-"""A counter without a ceiling, and the limit that would have refused."""
+RENAMED_MS = 1_200_000
+"""How long bookings on a rule's former name are led to the new one. Requests of the policy before
+the change live 16 minutes at most (a lease and an upload); later the name may be another rule's."""
+MAX_RENAMED = 10_000
+"""Renames led at a time: more than a policy has rules."""
 
 _SHOWN = (0, 1, 1, 1, 2, 3)
 """By unit: requests, the three kinds of tokens, strict money, statistical money."""
 _MONEY, _LIKELY_MONEY, _UNSHOWN = 2, 3, 4
 
 
-class Booking:
-    """What the ledger found for an account: its counters, ready to be added to."""
-
-    __slots__ = ("entries", "epoch", "number", "segment", "shadows")
-
-    def __init__(self, entries: list[Entry], shadows: list[Shadow], epoch: object) -> None:
-        self.entries = entries
-        self.shadows = shadows
-        self.epoch = epoch
-        """The ledger's epoch in which the counters were found."""
-        self.number = -1
-        self.segment = -1
-        """Journal segment that holds this booking's declaration."""
-
-
-class Reservation:
-    """What one reservation took: entries and their cells, in hold order."""
-
-    __slots__ = ("amounts", "cells", "declared_in", "entries", "id", "lease_until_ms")
-
-    def __init__(
-        self,
-        reservation_id: str,
-        amounts: Amounts,
-        lease_until_ms: int,
-        entries: list[Entry],
-        cells: list[Cell],
-    ) -> None:
-        self.id = reservation_id
-        self.amounts = amounts
-        self.lease_until_ms = lease_until_ms
-        self.entries = entries
-        self.cells = cells
-        self.declared_in = -1
-
-
-class EmbeddedLedger:
+class EmbeddedLedger(RecoveredBooks):
     """Implements ``Ledger`` in one process. See the port for what the methods promise."""
 
     def __init__(self, journal: Journal) -> None:
+        super().__init__(journal.replay())
         self._journal = journal
-        self._counters: dict[tuple[str, str], Counter] = {}
-        self._open: dict[str, Reservation] = {}
-        self._ended: dict[str, Reservation | None] = {}
-        self._next_number = 0
         self._next_booking = 0
-        self._epoch = object()
-        """Replaced whenever a counter is forgotten, so that no booking keeps a forgotten one."""
+        self._renamed: dict[str, tuple[str, int]] = {}
+        """Former limit keys: the present one, and until when bookings are led there."""
         self._undeclared: list[Counter | Reservation] = []
         self._sweep: list[tuple[str, str]] = []
-        self._recover(journal.replay())
         self._begin_segment()
 
     # -- the port ---------------------------------------------------------------------------------
@@ -165,19 +121,46 @@ class EmbeddedLedger:
             least[_LIKELY_MONEY],
         )
 
+    def book(
+        self,
+        reservation_id: str,
+        account: Account,
+        amounts: Amounts,
+        now_ms: int,
+        lease_until_ms: int,
+    ) -> None:
+        """Takes what another store has granted, at that store's time. The account's ceilings are
+        written down for ``verify-ledger`` and not judged. An open reservation is left as it is.
+
+        Raises ``ValueError`` for an id that has ended."""
+        if reservation_id in self._open:
+            return
+        if reservation_id in self._ended:
+            raise ValueError(f"reservation {reservation_id} has ended")
+        booking: Booking | None = account.memo
+        if booking is None or booking.epoch is not self._epoch:
+            booking = account.memo = self._book(account, now_ms)
+        if booking.segment != self._journal.segment:
+            self._declare_booking(booking, account)
+        self._journal.append(["r", reservation_id, now_ms, lease_until_ms, amounts, booking.number])
+        cells = self._take(booking.entries, amounts, now_ms)
+        reservation = Reservation(reservation_id, amounts, lease_until_ms, booking.entries, cells)
+        reservation.declared_in = self._journal.segment
+        self._open[reservation_id] = reservation
+
     def settle(
         self, reservation_id: str, amounts: Amounts, now_ms: int, about: Mapping[str, object]
     ) -> Settlement | None:
         """Charges the real amounts. An overrun goes above the ceiling and stays there as debt."""
         if not 0 <= min(amounts) <= max(amounts) <= MAX_AMOUNT:
             raise ValueError("an amount is out of range")
-        return self._end(reservation_id, _SETTLED, amounts, now_ms, about)
+        return self._end(reservation_id, SETTLED, amounts, now_ms, about)
 
     def release(self, reservation_id: str, now_ms: int, reason: str) -> Settlement | None:
         """Gives everything back."""
         if reservation_id not in self._open:
             return None
-        return self._end(reservation_id, _RELEASED, NOTHING, now_ms, {"reason": reason})
+        return self._end(reservation_id, RELEASED, NOTHING, now_ms, {"reason": reason})
 
     def renew(self, reservation_id: str, lease_until_ms: int, at_least: Amounts = NOTHING) -> bool:
         """Extends the lease; leases are looked at in the order in which they were given."""
@@ -204,7 +187,7 @@ class EmbeddedLedger:
             late.append(reservation)
         settlements = []
         for reservation in late:
-            ended = self._end(reservation.id, _EXPIRED, reservation.amounts, now_ms, {})
+            ended = self._end(reservation.id, EXPIRED, reservation.amounts, now_ms, {})
             if ended is not None:
                 settlements.append(ended)
         return settlements
@@ -220,13 +203,19 @@ class EmbeddedLedger:
         self._journal.sync()
 
     def tend(self, now_ms: int) -> None:
-        """Bounded upkeep, about once a second: segment rotation, declarations, idle counters."""
+        """Bounded upkeep, about once a second: segment rotation, declarations, idle counters, and
+        counters of renamed rules that no request has touched."""
+        self._now_ms = max(self._now_ms, now_ms)
         if self._journal.full and not self._undeclared:
             self._begin_segment()
         for _ in range(min(SWEEP_COUNTERS, len(self._undeclared))):
             self._declare(self._undeclared.pop())
             if not self._undeclared:
-                self._journal.complete()
+                self._journal.complete(self._now_ms)
+        for former, (_, until_ms) in list(self._renamed.items()):
+            if until_ms <= now_ms:
+                del self._renamed[former]
+                self._epoch = object()
         if not self._sweep:
             self._sweep = list(self._counters)
         for _ in range(min(SWEEP_COUNTERS, len(self._sweep))):
@@ -239,6 +228,12 @@ class EmbeddedLedger:
                 del self._counters[key]
                 counter.dropped = True
                 self._epoch = object()
+            elif key[0] in self._renamed:
+                present = (self._present(key[0]), key[1])
+                new = self._counters.get(present)
+                if new is None:
+                    new = self._open_counter(*present, counter.window, now_ms)
+                self._adopt(counter, new, now_ms)
 
     def correct(
         self, limit: Limit, scope_value: str, amount: int, now_ms: int, about: Mapping[str, object]
@@ -246,11 +241,9 @@ class EmbeddedLedger:
         """Appends a correction entry; it counts in the current slot."""
         if not -MAX_AMOUNT <= amount <= MAX_AMOUNT:
             raise ValueError("an amount is out of range")
-        counter = self._counters.get((limit.key, scope_value))
-        if counter is None:
-            counter = self._open_counter(limit, scope_value, now_ms)
+        counter = self._counter(limit, scope_value, now_ms)
         counter.advance(now_ms)
-        if counter.total - counter.reserved + amount < 0:
+        if counter.total - counter.reserved + amount < 0 and not self._journal.arbiter:
             return False
         if counter.declared_in != self._journal.segment:
             self._declare_counter(counter)
@@ -264,14 +257,17 @@ class EmbeddedLedger:
 
     def peek(self, holds: Sequence[Hold], now_ms: int) -> list[Standing]:
         """Reads counters without changing them."""
+        self._now_ms = max(self._now_ms, now_ms)
         standings = []
         for hold in holds:
-            counter = self._counters.get((hold.limit.key, hold.scope_value))
-            if counter is None:
-                standings.append(Standing(hold, 0, 0, now_ms))
-            else:
-                counter.advance(now_ms)
-                standings.append(_standing(counter, hold, 0))
+            found = None
+            for key in (hold.limit.renamed_from, self._present(hold.limit.key)):
+                counter = self._counters.get((key, hold.scope_value))
+                if counter is not None:
+                    counter.advance(now_ms)
+                    standing = _standing(counter, hold, 0)
+                    found = standing if found is None else _both(found, standing)
+            standings.append(found or Standing(hold, 0, 0, now_ms))
         return standings
 
     def counters(self) -> Iterable[tuple[str, str, str, int, int]]:
@@ -282,15 +278,15 @@ class EmbeddedLedger:
             yield counter.key, counter.scope_value, window, settled, counter.reserved
 
     @property
+    def open_count(self) -> int:
+        """Reservations that have not ended."""
+        return len(self._open)
+
+    @property
     def state(self) -> StoreState:
         """Closed once the journal cannot be written, until a restart on a sound disk."""
         failed = self._journal.failed
         return StoreState("closed", "journal", "the disk is full") if failed else ALL_WELL
-
-    @property
-    def open_count(self) -> int:
-        """Reservations that have not ended."""
-        return len(self._open)
 
     def live_counters(self, now_ms: int) -> Iterable[Counter]:
         """Every counter, moved on to ``now_ms``."""
@@ -303,19 +299,19 @@ class EmbeddedLedger:
         yield from ((each, True) for each in self._open.values())
         yield from ((each, False) for each in self._ended.values() if each is not None)
 
+    def knows(self, reservation_id: str) -> bool:
+        """Whether a reservation was made here: it is open, or its end is remembered."""
+        return reservation_id in self._open or reservation_id in self._ended
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _book(self, account: Account, now_ms: int) -> Booking:
         """Finds or opens the counters of an account."""
+        self._now_ms = max(self._now_ms, now_ms)
         entries: list[Entry] = []
         shadows = []
         for limit, scope_value, ceiling in account.holds:
-            counter = self._counters.get((limit.key, scope_value))
-            if counter is None:
-                counter = self._open_counter(limit, scope_value, now_ms)
-            elif counter.window is not limit.window:
-                counter.rewindow(limit.window, now_ms)
-                self._declare_counter(counter)
+            counter = self._counter(limit, scope_value, now_ms)
             watched = ceiling >= NO_CEILING
             if watched:
                 shadows.append((counter, limit))
@@ -323,6 +319,56 @@ class EmbeddedLedger:
                 (counter, limit.unit, ceiling, _UNSHOWN if watched else _SHOWN[limit.unit])
             )
         return Booking(entries, shadows, self._epoch)
+
+    def _counter(self, limit: Limit, scope_value: str, now_ms: int) -> Counter:
+        """The counter of a limit, as its rule is named and windowed now."""
+        former = limit.renamed_from
+        if former:
+            self._lead(former, limit.key, now_ms)
+        # A request of the policy before a rename counts, and is judged, with the others.
+        key = self._present(limit.key)
+        counter = self._counters.get((key, scope_value))
+        if counter is None:
+            counter = self._open_counter(key, scope_value, limit.window, now_ms)
+        elif counter.window is not limit.window and key == limit.key:
+            self._rewindow(counter, limit.window, now_ms)
+        old = self._counters.get((former, scope_value)) if former else None
+        if old is not None:
+            self._adopt(old, counter, now_ms)
+        return counter
+
+    def _rewindow(self, counter: Counter, window: Window, now_ms: int) -> None:
+        if counter.window == window:
+            counter.window = window
+            return
+        if counter.declared_in != self._journal.segment:
+            self._declare_counter(counter)
+        zone = getattr(window, "zone", "")
+        self._journal.append(["w", counter.number, now_ms, str(window), zone])
+        counter.rewindow(window, now_ms)
+        # A request of the policy before may have asked for it: the others look again.
+        self._epoch = object()
+
+    def _lead(self, former: str, key: str, now_ms: int) -> None:
+        """From now on, and for a while, bookings on a rule's former name go to the present one."""
+        known = self._renamed.get(former)
+        if (known is None or known[0] != key) and len(self._renamed) < MAX_RENAMED:
+            self._renamed.pop(key, None)  # renamed back
+            self._renamed[former] = (key, now_ms + RENAMED_MS)
+            self._epoch = object()
+
+    def _present(self, key: str) -> str:
+        while key in self._renamed:
+            key = self._renamed[key][0]
+        return key
+
+    def _adopt(self, old: Counter, new: Counter, now_ms: int) -> None:
+        """What was counted under a rule's former name counts under the present one, once."""
+        for counter in (old, new):
+            if counter.declared_in != self._journal.segment:
+                self._declare_counter(counter)
+        self._journal.append(["n", old.number, new.number, now_ms])
+        self._absorb(old, new, now_ms)
 
     def _granted_before(self, reservation: Reservation, account: Account, now_ms: int) -> Granted:
         """The answer to a question that is asked again: nothing is taken a second time."""
@@ -358,77 +404,32 @@ class EmbeddedLedger:
             if reservation is None:
                 return None
         if reservation.declared_in != self._journal.segment:
+            self._now_ms = max(self._now_ms, now_ms)
             self._declare_reservation(reservation, late=late)
         self._journal.append([kind, reservation_id, now_ms, amounts, about])
         self._apply_end(reservation, kind, amounts, late)
         return Settlement(reservation_id, amounts, late)
 
-    def _apply_end(self, reservation: Reservation, kind: str, amounts: Amounts, late: bool) -> None:
-        held = reservation.amounts
-        for (counter, unit, _, _), taken in zip(
-            reservation.entries, reservation.cells, strict=True
-        ):
-            cell: Cell | None = taken
-            if not taken.live or counter.dropped:
-                counter, cell = self._late(counter, taken)
-            if cell is None:
-                continue
-            change = amounts[unit] - held[unit]
-            cell.amount += change
-            counter.total += change
-            if not late:
-                cell.reserved -= held[unit]
-        reservation.amounts = amounts
-        # A settled one can change no more: only its name is kept, to recognise it.
-        self._ended[reservation.id] = None if kind == _SETTLED else reservation
-        if len(self._ended) > MAX_ENDED:
-            del self._ended[next(iter(self._ended))]
-
-    def _raise_hold(self, reservation: Reservation, amounts: Amounts) -> None:
-        """Holds more for a live reservation: above the ceiling too, because it is spent already."""
-        held = reservation.amounts
-        for (counter, unit, _, _), taken in zip(
-            reservation.entries, reservation.cells, strict=True
-        ):
-            cell: Cell | None = taken
-            if not taken.live or counter.dropped:
-                counter, cell = self._late(counter, taken)
-            if cell is not None:
-                change = amounts[unit] - held[unit]
-                cell.amount += change
-                cell.reserved += change
-                counter.total += change
-        reservation.amounts = amounts
-
-    def _late(self, counter: Counter, taken: Cell) -> tuple[Counter, Cell | None]:
-        """Where a change counts now whose slot, or even whose counter, was forgotten since."""
-        if counter.dropped:
-            current = self._counters.setdefault((counter.key, counter.scope_value), counter)
-            counter.dropped = current is not counter
-            if current.window != counter.window:
-                return current, current.cell  # slots of two windows cannot be compared
-            if current is not counter:
-                return current, current.cell_at(taken.slot)
-        return counter, counter.counting(taken)
-
-    def _open_counter(self, limit: Limit, scope_value: str, now_ms: int) -> Counter:
-        counter = Counter(limit.key, scope_value, limit.window, now_ms)
+    def _open_counter(self, key: str, scope_value: str, window: Window, now_ms: int) -> Counter:
+        counter = Counter(key, scope_value, window, now_ms)
         counter.number = self._next_number
         self._next_number += 1
-        self._counters[limit.key, scope_value] = counter
+        self._counters[key, scope_value] = counter
         return counter
 
     def _begin_segment(self) -> None:
-        self._journal.start_segment()
+        if not self._journal.start_segment():
+            return
         self._undeclared = [*self._counters.values(), *self._open.values()]
         if not self._undeclared:
-            self._journal.complete()
+            self._journal.complete(self._now_ms)
 
     def _declare(self, item: Counter | Reservation) -> None:
         if item.declared_in == self._journal.segment:
             return
         if isinstance(item, Counter):
-            self._declare_counter(item)
+            if not item.dropped and item.successor is None:
+                self._declare_counter(item)
         elif item.id in self._open:
             self._declare_reservation(item)
 
@@ -436,9 +437,8 @@ class EmbeddedLedger:
         window = counter.window
         cells = [[cell.slot, cell.amount, cell.reserved] for cell in counter.cells]
         zone = getattr(window, "zone", "")
-        self._journal.append(
-            ["c", counter.number, counter.key, counter.scope_value, str(window), zone, cells]
-        )
+        place = [counter.number, counter.key, counter.scope_value, str(window), zone]
+        self._journal.append(["c", *place, cells, self._now_ms])
         counter.declared_in = self._journal.segment
 
     def _declare_booking(self, booking: Booking, account: Account) -> None:
@@ -446,114 +446,28 @@ class EmbeddedLedger:
         if booking.number < 0:
             booking.number = self._next_booking
             self._next_booking += 1
-        places: list[int] = []
-        for counter, unit, _, _ in booking.entries:
+        places: list[int | None] = []
+        for counter, unit, ceiling, _ in booking.entries:
             if counter.declared_in != segment:
                 self._declare_counter(counter)
-            places += (counter.number, unit)
+            places += (counter.number, unit, ceiling if ceiling < NO_CEILING else None)
         self._journal.append(["a", booking.number, places, account.about])
         booking.segment = segment
 
     def _declare_reservation(self, reservation: Reservation, *, late: bool = False) -> None:
         taken = []
+        held = reservation.amounts
         for (counter, unit, _, _), cell in zip(reservation.entries, reservation.cells, strict=True):
+            place = self.place_of(counter, cell, held[unit])
+            if place is None:
+                continue
+            counter, slot = place
             if counter.declared_in != self._journal.segment:
                 self._declare_counter(counter)
-            place = cell.merged()
-            taken.append([counter.number, place.slot if place else cell.slot, unit])
-        self._journal.append(
-            [
-                "v",
-                reservation.id,
-                reservation.lease_until_ms,
-                reservation.amounts,
-                taken,
-                _EXPIRED if late else "",
-            ]
-        )
+            taken.append([counter.number, slot, unit])
+        ended = EXPIRED if late else ""
+        self._journal.append(["v", reservation.id, reservation.lease_until_ms, held, taken, ended])
         reservation.declared_in = self._journal.segment
-
-    def _recover(self, records: Iterable[list[Any]]) -> None:
-        counters: dict[int, Counter] = {}
-        bookings: dict[int, list[Entry]] = {}
-        for record in records:
-            kind = record[0]
-            if kind == "c":
-                self._recover_counter(record, counters)
-            elif kind == "a":
-                _, number, places, _ = record
-                pairs = zip(places[::2], places[1::2], strict=True)
-                bookings[number] = [(counters[place], unit, 0, 0) for place, unit in pairs]
-            elif kind == "r":
-                self._recover_reserve(record, bookings)
-            elif kind == "v":
-                self._recover_reservation(record, counters)
-            elif kind == "b":
-                _, reservation_id, lease_until_ms, amounts = record
-                reservation = self._open.get(reservation_id)
-                if reservation is not None:
-                    reservation.lease_until_ms = lease_until_ms
-                    self._raise_hold(reservation, tuple(amounts))
-            elif kind == "k":
-                _, number, now_ms, amount, _ = record
-                counters[number].advance(now_ms)
-                counters[number].correct(amount)
-            elif kind in (_SETTLED, _EXPIRED, _RELEASED):
-                _, reservation_id, _, amounts, _ = record
-                reservation = self._open.pop(reservation_id, None)
-                late = reservation is None
-                reservation = reservation or self._ended.get(reservation_id)
-                if reservation is not None:
-                    self._apply_end(reservation, kind, tuple(amounts), late)
-        # Leases are looked at in order.
-        self._open = dict(sorted(self._open.items(), key=lambda item: item[1].lease_until_ms))
-
-    def _recover_counter(self, record: list[Any], numbered: dict[int, Counter]) -> None:
-        _, number, key, scope_value, text, zone, cells = record
-        counter = self._counters.get((key, scope_value))
-        window = parse_window(text, zone or "UTC")
-        if counter is None or counter.window != window:
-            counter = Counter(key, scope_value, window, 0)
-            self._counters[key, scope_value] = counter
-            counter.restore(cells)  # else it repeats the state that this replay has reached
-        counter.number = number
-        numbered[number] = counter
-        self._next_number = max(self._next_number, number + 1)
-
-    def _recover_reserve(self, record: list[Any], bookings: dict[int, list[Entry]]) -> None:
-        _, reservation_id, now_ms, lease_until_ms, amounts, number = record
-        entries = bookings[number]
-        cells = []
-        for counter, unit, _, _ in entries:
-            counter.advance(now_ms)
-            cell = counter.cell
-            cell.amount += amounts[unit]
-            cell.reserved += amounts[unit]
-            counter.total += amounts[unit]
-            cells.append(cell)
-        self._open[reservation_id] = Reservation(
-            reservation_id, tuple(amounts), lease_until_ms, entries, cells
-        )
-
-    def _recover_reservation(self, record: list[Any], counters: dict[int, Counter]) -> None:
-        _, reservation_id, lease_until_ms, amounts, taken, ended = record
-        known = self._open.get(reservation_id) or self._ended.get(reservation_id)
-        if known is not None:
-            known.lease_until_ms = lease_until_ms
-            return
-        entries: list[Entry] = []
-        cells = []
-        for number, slot, unit in taken:
-            counter = counters[number]
-            cell = counter.cell_at(slot)
-            if cell is not None:
-                entries.append((counter, unit, 0, 0))
-                cells.append(cell)
-        reservation = Reservation(reservation_id, tuple(amounts), lease_until_ms, entries, cells)
-        if ended:
-            self._ended[reservation_id] = reservation
-        else:
-            self._open[reservation_id] = reservation
 
 
 def _give_back(entries: Sequence[Entry], cells: Sequence[Cell], amounts: Amounts) -> None:
@@ -568,3 +482,11 @@ def _standing(counter: Counter, hold: Hold, amount: int) -> Standing:
     reserved = counter.reserved
     fits_at_ms = counter.fits_at_ms(amount, hold.ceiling)
     return Standing(hold, counter.total - reserved, reserved, fits_at_ms)
+
+
+def _both(one: Standing, other: Standing) -> Standing:
+    """Of a rule that is being renamed: what counts under its old and its new name."""
+    resets_ms = (one.resets_at_ms, other.resets_at_ms)
+    later = None if None in resets_ms else max(at for at in resets_ms if at is not None)
+    settled, reserved = one.settled + other.settled, one.reserved + other.reserved
+    return Standing(one.hold, settled, reserved, later)

@@ -13,6 +13,7 @@ written: recovery starts at the newest complete segment.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ import orjson
 
 from extproc.ledger.port import LedgerUnavailableError
 
+_log = logging.getLogger(__name__)
+
 SEGMENT_BYTES = 64 * 1024 * 1024
 """About a quarter of a million requests; replayed in a second or two."""
 KEPT_SEGMENTS = 32
@@ -30,7 +33,9 @@ KEPT_SEGMENTS = 32
 MAX_BUFFER_BYTES = 16 * 1024 * 1024
 """Records appended but not flushed; the edge flushes every turn, so this is never reached unless
 flushing fails, and then the ledger closes."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Format 1 had no ceilings in bookings, no records of edited windows and renamed rules, and a
+checksum of each line by itself."""
 
 
 class JournalCorruptError(Exception):
@@ -40,8 +45,12 @@ class JournalCorruptError(Exception):
 class Journal:
     """Appends records to the newest segment of a folder. One process at a time."""
 
-    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES, arbiter: str = "") -> None:
+        self.arbiter = arbiter
+        """Empty when the ledger that writes here judges by itself; else the name of the store that
+        does, for which this is one sidecar's part of the log."""
         self._folder = folder
+        self._checksum = 0
         self._segment_bytes = segment_bytes
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
@@ -66,20 +75,33 @@ class Journal:
                 start = place
                 break
         for place, path in enumerate(segments[start:], start):
-            yield from _records(path, last=place == len(segments) - 1)
+            yield from self._records(path, last=place == len(segments) - 1)
         self.segment = int(segments[-1].stem.rpartition("-")[2]) if segments else 0
 
-    def start_segment(self) -> None:
-        """Opens the next segment. The caller then declares everything afresh."""
+    def start_segment(self) -> bool:
+        """Opens the next segment. The caller then declares everything afresh.
+
+        False when there is no file to be had (too many open ones, no room): the old segment goes
+        on, and the caller asks again later. Raises ``OSError`` when there is no old one.
+        """
         self.flush()
+        path = self._folder / f"usage-{self.segment + 1:06d}.log"
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if self._file < 0:
+                raise
+            _log.error("the usage log goes on in its old segment: %s", error)
+            return False
         if self._file >= 0:
             os.fsync(self._file)
             os.close(self._file)
+        self._file = file
         self.segment += 1
-        path = self._folder / f"usage-{self.segment:06d}.log"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = 0
-        self.append(["h", FORMAT_VERSION])
+        before, self._checksum = self._checksum, 0
+        self.append(["h", FORMAT_VERSION, self.arbiter, before])
+        return True
 
     @property
     def full(self) -> bool:
@@ -96,7 +118,9 @@ class Journal:
         if self._failed or self._buffered_bytes > MAX_BUFFER_BYTES:
             raise LedgerUnavailableError("the usage log cannot be written")
         text = orjson.dumps(record)
-        self._buffer.append(b"%08x %b\n" % (zlib.crc32(text), text))
+        # Over all lines of the segment, so that none can be taken out or changed by itself.
+        self._checksum = checksum = zlib.crc32(text, self._checksum)
+        self._buffer.append(b"%08x %b\n" % (checksum, text))
         self._buffered_bytes += len(text)
 
     def flush(self) -> None:
@@ -127,9 +151,16 @@ class Journal:
         if self._file >= 0:
             os.fsync(self._file)
 
-    def complete(self) -> None:
-        """Everything is declared in this segment: older ones are history only."""
-        self.append(["complete"])
+    def complete(self, now_ms: int) -> None:
+        """Everything is declared in this segment: older ones are history only.
+
+        Raises ``LedgerUnavailableError`` when that cannot be written.
+        """
+        self.append(["complete", now_ms])
+        # The marker tells the next start to read no further back. It must not be on disk before
+        # what it speaks of: all that was ever counted would be forgotten.
+        self.flush()
+        self.sync()
         (self._folder / f"usage-{self.segment:06d}.complete").touch()
         for path in self._segments()[:-KEPT_SEGMENTS]:
             path.with_suffix(".complete").unlink(missing_ok=True)
@@ -149,28 +180,37 @@ class Journal:
     def _segments(self) -> list[Path]:
         return sorted(self._folder.glob("usage-*.log"))
 
+    def _records(self, path: Path, *, last: bool) -> Iterator[list[Any]]:
+        data = path.read_bytes()
+        at = number = checksum = 0
+        version = FORMAT_VERSION
+        while at < len(data):
+            number += 1
+            end = data.find(b"\n", at)
+            line = data[at : end if end >= 0 else len(data)]
+            text = line[9:]
+            try:
+                found = int(line[:8], 16)
+            except ValueError:
+                found = -1
+            if version == 1:
+                checksum = 0
+            checksum = zlib.crc32(text, checksum)
+            if end < 0 or found != checksum:
+                # Only the very end of the newest segment may be torn: a write the process died in.
+                if last and (end < 0 or end == len(data) - 1):
+                    os.truncate(path, at)
+                    return
+                raise JournalCorruptError(f"{path}:{number}: damaged record")
+            record = orjson.loads(text)
+            if number == 1:
+                version = record[1]
+                if not 1 <= version <= FORMAT_VERSION:
+                    raise JournalCorruptError(f"{path}: format {version} is of a later version")
+            self._checksum = checksum
+            yield record
+            at = end + 1
+
 
 def _is_complete(path: Path) -> bool:
     return path.with_suffix(".complete").exists()
-
-
-def _records(path: Path, *, last: bool) -> Iterator[list[Any]]:
-    data = path.read_bytes()
-    at = number = 0
-    while at < len(data):
-        number += 1
-        end = data.find(b"\n", at)
-        line = data[at : end if end >= 0 else len(data)]
-        text = line[9:]
-        try:
-            sound = end >= 0 and int(line[:8], 16) == zlib.crc32(text)
-        except ValueError:
-            sound = False
-        if not sound:
-            # Only the very end of the newest segment may be torn: a write the process died in.
-            if last and (end < 0 or end == len(data) - 1):
-                os.truncate(path, at)
-                return
-            raise JournalCorruptError(f"{path}:{number}: damaged record")
-        yield orjson.loads(text)
-        at = end + 1

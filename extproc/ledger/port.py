@@ -31,13 +31,16 @@ class Account:
     store may keep what it found for it in ``memo``.
     """
 
-    __slots__ = ("about", "holds", "memo")
+    __slots__ = ("about", "holds", "memo", "store_failure")
 
     def __init__(self, holds: Sequence[Hold], about: Mapping[str, object]) -> None:
         self.holds = tuple(holds)
         self.about = about
         self.memo: Any = None
         """The store's own."""
+        self.store_failure: Any = None
+        """What the rules of the holds say for when the store is away: kept by ``EmergencyLedger``,
+        which wraps a store and must not touch ``memo``."""
 
 
 class Standing(NamedTuple):
@@ -128,7 +131,8 @@ class Ledger(Protocol):
     A store in this process answers at once. A remote one gives a future for what it must be asked
     for (``reserve``, ``peek``), and takes what it must only be told (the ends of reservations) at
     its word: those are journaled here and delivered when the store can be reached.
-    ``LedgerUnavailableError`` is raised, or is the future's exception, when there is no answer.
+    ``LedgerUnavailableError`` is raised when a question was not asked; as a future's exception it
+    says that there is no answer, though the question may have been heard.
     """
 
     def reserve(

@@ -84,7 +84,7 @@ class RedisLedger:
         self._home = self._address = address
         self._draw = draw
         scripts = scripts or Scripts()
-        self._part = Part(folder)
+        self._part = Part(folder, f"{address} {namespace}")
         self._session = Session(self._names, scripts, self._part, learn_ms)
         self._courier = Courier(self._names, scripts, self._part)
         self._task: asyncio.Task[None] | None = None
@@ -163,9 +163,12 @@ class RedisLedger:
         """Corrects what this sidecar has booked itself; the store is told."""
         courier = self._courier
         store_now_ms = courier.now_ms()
+        hold = Hold(limit, scope_value, NO_CEILING)
+        if self._part.ledger.peek([hold], store_now_ms)[0].settled + amount < 0:
+            return False
         done = self._part.ledger.correct(limit, scope_value, amount, store_now_ms, about)
         if done:
-            account = Account([Hold(limit, scope_value, NO_CEILING)], {})
+            account = Account([hold], {})
             plan = AccountPlan(account, self._names, courier.epoch, store_now_ms)
             name = f"correction-{uuid4().hex}"
             amounts = cast("Amounts", (amount,) * len(NOTHING))
@@ -187,6 +190,11 @@ class RedisLedger:
     def counters(self) -> Iterable[tuple[str, str, str, int, int]]:
         """This sidecar's own part."""
         return self._part.ledger.counters()
+
+    @property
+    def name(self) -> str:
+        """This sidecar's name among those of the store; stays with the state folder."""
+        return self._part.name
 
     @property
     def open_count(self) -> int:
@@ -221,6 +229,8 @@ class RedisLedger:
     def tend(self, now_ms: int) -> None:
         """Upkeep of this sidecar's own part; the store's is done with its connection."""
         self._caller_now_ms = now_ms
+        if self._part.journal.full:
+            self._part.keep()
         self._part.ledger.tend(self._courier.now_ms())
         if self._part.journal.segment != self._segment:
             # A new segment must tell again what only older ones told.

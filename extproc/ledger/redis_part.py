@@ -13,20 +13,28 @@ journal also notes what the store does not know yet:
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
+import orjson
+
+from extproc.ledger.books import Reservation
 from extproc.ledger.counter import Counter
-from extproc.ledger.embedded import EmbeddedLedger, Reservation
+from extproc.ledger.embedded import EmbeddedLedger
 from extproc.ledger.journal import Journal
 from extproc.ledger.port import LedgerUnavailableError
 from extproc.ledger.redis_batch import Asked, Told, pack
 from extproc.ledger.redis_names import Names, window_name
 from extproc.values.limit import NOTHING
+
+_log = logging.getLogger(__name__)
 
 CHUNK_ITEMS = 200
 """Counters or reservations per chunk: a few milliseconds of the store's time, which others wait."""
@@ -49,13 +57,15 @@ class Memory(NamedTuple):
 class Part:
     """The local ledger, and what is noted beside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: str) -> None:
         """Raises ``LedgerUnavailableError`` when the folder is in use."""
         self.name = _name(folder)
-        self.journal = Journal(folder)
+        self.journal = Journal(folder, arbiter=store)
+        self._bridge = folder / "store.json"
         self.memory = Memory("", 0, {})
         undelivered: dict[str, list[Told]] = {}
-        for record in self.journal.replay():
+        noted = any(record[0] == "e" for record in self.journal.replay())
+        for record in chain([] if noted else self._kept(), self.journal.replay()):
             kind = record[0]
             if kind == "e":
                 members = record[3] if len(record) > 3 else self.memory.members
@@ -74,6 +84,26 @@ class Part:
             self.undelivered.extend(told for each in undelivered.values() for told in each)
         self.ledger = EmbeddedLedger(self.journal)
         self._noted_in = -1
+
+    def keep(self) -> None:
+        """Bridges two segments: until the new one has its own notes, these are in a file."""
+        notes = [["e", *self.memory], *(_note(told) for told in self.undelivered if told.journaled)]
+        temporary = self._bridge.with_suffix(".new")
+        try:
+            with temporary.open("wb") as file:
+                file.write(orjson.dumps(notes))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self._bridge)
+        except OSError as error:
+            _log.error("what is known of the store cannot be kept: %s", error)
+
+    def _kept(self) -> list[list[Any]]:
+        try:
+            notes: list[list[Any]] = orjson.loads(self._bridge.read_bytes())
+            return notes
+        except (OSError, ValueError):
+            return []
 
     @property
     def empty(self) -> bool:
@@ -109,7 +139,7 @@ class Part:
 
     def note_undelivered(self, told: Told) -> None:
         """Remembers an end that has no record of its own in this segment."""
-        self.journal.append(["u", told.id, told.kind, told.amounts])
+        self.journal.append(_note(told))
 
     def note_delivered(self, ids: list[str]) -> None:
         """The store has confirmed these ends."""
@@ -142,19 +172,25 @@ class Part:
         for reservation, is_open in self.ledger.reservations():
             if is_open:
                 lease_ms = max(0, reservation.lease_until_ms - now_ms)
-                yield _record(names, epoch, reservation, ("o", lease_ms, lease_ms + LATE_MS))
+                yield self._record(names, epoch, reservation, ("o", lease_ms, lease_ms + LATE_MS))
             elif reservation.amounts != NOTHING:
-                yield _record(names, epoch, reservation, ("x", 0, LATE_MS))
+                yield self._record(names, epoch, reservation, ("x", 0, LATE_MS))
+
+    def _record(
+        self, names: Names, epoch: str, reservation: Reservation, words: tuple[str, int, int]
+    ) -> tuple[bytes, bytes]:
+        taken: list[object] = []
+        held = reservation.amounts
+        for (counter, unit, _, _), cell in zip(reservation.entries, reservation.cells, strict=True):
+            place = self.ledger.place_of(counter, cell, held[unit])
+            if place is not None:
+                now_in, slot = place
+                taken += (_key(names, epoch, now_in).decode(), int(unit), slot, 0)
+        return names.record(epoch, reservation.id), pack((*words, held, taken))
 
 
-def _record(
-    names: Names, epoch: str, reservation: Reservation, words: tuple[str, int, int]
-) -> tuple[bytes, bytes]:
-    taken: list[object] = []
-    for (counter, unit, _, _), cell in zip(reservation.entries, reservation.cells, strict=True):
-        place = cell.merged() or cell
-        taken += (_key(names, epoch, counter).decode(), int(unit), place.slot, 0)
-    return names.record(epoch, reservation.id), pack((*words, reservation.amounts, taken))
+def _note(told: Told) -> list[Any]:
+    return ["u", told.id, told.kind, told.amounts]
 
 
 def _key(names: Names, epoch: str, counter: Counter) -> bytes:

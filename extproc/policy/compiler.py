@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from extproc.policy.catalogue import LACKS
 from extproc.policy.channel_documents import warn_of_unset_channels
 from extproc.policy.document import READERS
 from extproc.policy.drafts import (
@@ -17,7 +19,8 @@ from extproc.policy.drafts import (
     ProviderDraft,
     TargetDraft,
 )
-from extproc.policy.matching import ConditionalLimit, LimitIndex
+from extproc.policy.kill_documents import names_something
+from extproc.policy.matching import MATCH_FIELDS, ConditionalLimit, LimitIndex
 from extproc.policy.models import canonical_model, in_family
 from extproc.policy.prices import find_price
 from extproc.policy.reading import Findings, Section
@@ -26,9 +29,11 @@ from extproc.policy.snapshot import (
     Endpoint,
     EnvelopeRules,
     Finding,
+    Kill,
     PolicySnapshot,
     Provider,
     Target,
+    VelocityRule,
     VirtualModel,
 )
 from extproc.policy.yaml_text import YamlError, parse_documents
@@ -38,7 +43,12 @@ from extproc.values.limit import UNIT_BY_NAME, Breach, BreachKind, Limit, Scope,
 MAX_FILES = 1_000
 MAX_RULES = 50_000
 
-_PENDING_ACTIONS = (BreachKind.QUEUE_THEN_429, BreachKind.DEGRADE)
+_PENDING_ACTIONS = (BreachKind.QUEUE_THEN_429,)
+
+_MODEL_PLACE = MATCH_FIELDS.index("model")
+
+_COMPARED_TOKENS = (3_000, 1_000)
+"""Input and output of the request by which the prices of two models are compared."""
 
 
 def compile_folder(
@@ -91,9 +101,10 @@ def _read(files: Mapping[str, bytes], findings: Findings) -> Drafts:
         if drafts.envelope is not None:
             drafts.prefix = drafts.envelope.prefix
         document.done()
-    if len(drafts.limits) > MAX_RULES:
+    if len(drafts.limits) + len(drafts.velocity) > MAX_RULES:
         findings.error("", 0, "too_many_rules", f"more than {MAX_RULES} rules")
         drafts.limits.clear()
+        drafts.velocity.clear()
     return drafts
 
 
@@ -135,6 +146,11 @@ class _Compiler:
             store=drafts.store,
             store_namespace=drafts.store_namespace,
             min_output_tokens=drafts.min_output_tokens,
+            velocity=self._velocity(),
+            watches_sessions=any(
+                Scope.SESSION in draft.rule.limit.scope for draft in drafts.velocity
+            ),
+            kills=self._kills(credentials),
             channels=drafts.channels,
             warnings=tuple(self._findings.warnings),
         )
@@ -233,6 +249,7 @@ class _Compiler:
                 for dialect, endpoint in provider.endpoints.items()
             },
             weight=draft.weight,
+            lacks=draft.lacks | LACKS.get(canonical_model(draft.model), frozenset()),
         )
 
     # -- credentials ------------------------------------------------------------------------------
@@ -260,6 +277,7 @@ class _Compiler:
                 defaults=draft.defaults,
                 models=draft.models,
                 max_sessions=draft.max_sessions,
+                revoked=draft.revoked,
             )
         return credentials
 
@@ -280,15 +298,29 @@ class _Compiler:
 
     # -- limits -----------------------------------------------------------------------------------
 
-    def _limits(self) -> list[ConditionalLimit]:
+    def _limits(self) -> list[ConditionalLimit[Limit]]:
         limits = []
         seen: dict[str, LimitDraft] = {}
+        ids = {draft.id for draft in self._drafts.limits}
+        former = Counter(draft.renamed_from for draft in self._drafts.limits)
         for draft in self._drafts.limits:
             first = seen.setdefault(draft.id, draft)
             if first is not draft:
                 where = f"{first.section.file}:{first.section.line_of('id')}"
                 draft.section.error("id", "duplicate_id", f"{draft.id!r} is also at {where}")
                 continue
+            if draft.renamed_from in ids:
+                draft.section.error(
+                    "renamed_from",
+                    "rename_of_a_rule",
+                    f"{draft.renamed_from!r} is a rule of this policy, and keeps its usage",
+                )
+            elif draft.renamed_from and former[draft.renamed_from] > 1:
+                draft.section.error(
+                    "renamed_from",
+                    "rename_to_several",
+                    f"several rules were {draft.renamed_from!r}: its usage can go to one",
+                )
             if draft.breach.kind in _PENDING_ACTIONS:
                 draft.section.warning(
                     draft.breach_key,
@@ -306,6 +338,25 @@ class _Compiler:
                 limits.append(ConditionalLimit(_limit(draft, unit_name, ceiling), draft.conditions))
         return limits
 
+    def _velocity(self) -> LimitIndex[VelocityRule]:
+        ids = {draft.id for draft in self._drafts.limits}
+        for draft in self._drafts.velocity:
+            rule = draft.rule.limit
+            if rule.id in ids:
+                draft.section.error("id", "duplicate_id", f"{rule.id!r} is another rule's id too")
+            ids.add(rule.id)
+        return LimitIndex([draft.rule for draft in self._drafts.velocity])
+
+    def _kills(self, credentials: Mapping[bytes, Credential]) -> tuple[Kill, ...]:
+        for draft in self._drafts.kills:
+            field, value = draft.kill.field, draft.kill.value
+            models, providers = self._models.values(), self._providers.values()
+            if not names_something(field, value, credentials.values(), providers, models):
+                draft.section.warning(
+                    field, "kill_without_effect", f"the policy has no {field} {value!r}"
+                )
+        return tuple(draft.kill for draft in self._drafts.kills)
+
     def _has_companion(self, draft: LimitDraft) -> bool:
         principal = {Scope.USER, Scope.TEAM, Scope.PROJECT, Scope.CREDENTIAL}
         return any(
@@ -321,7 +372,23 @@ class _Compiler:
                 resolved = self._resolve_fallback(draft)
                 if resolved is not None:
                     fallbacks[breach] = resolved
+            if breach in fallbacks:
+                self._compare_prices(draft, fallbacks[breach])
         return fallbacks
+
+    def _compare_prices(self, draft: LimitDraft, fallback: VirtualModel) -> None:
+        """Whether a fallback may cost more than what it stands in for."""
+        dearest = max(fallback.targets, key=_compared_price, default=None)
+        for model in self._models.values():
+            if model is fallback or model.physical or not _may_match(draft, model.name):
+                continue
+            asked = max(map(_compared_price, model.targets), default=0)
+            if dearest is not None and _compared_price(dearest) > asked:
+                draft.section.warning(
+                    draft.breach_key,
+                    "dearer_fallback",
+                    f"{draft.id}: {dearest.name} costs more than what {model.name} asks for",
+                )
 
     def _resolve_fallback(self, draft: LimitDraft) -> VirtualModel | None:
         name = draft.breach.name
@@ -346,12 +413,11 @@ class _Compiler:
 
     def _check_cycle(self, draft: LimitDraft, name: str) -> None:
         """A rule for one model that falls back to a model whose rule falls back to the first."""
-        model_place = 8
         leads: dict[str, set[str]] = {}
         for other in self._drafts.limits:
             if other.breach.kind is BreachKind.FALLBACK_TO and other.breach.name in self._models:
                 for condition in other.conditions:
-                    if condition.place == model_place:
+                    if condition.place == _MODEL_PLACE:
                         for source in condition.values:
                             leads.setdefault(source, set()).add(other.breach.name)
         seen: set[str] = set()
@@ -363,10 +429,19 @@ class _Compiler:
             seen.add(current)
             todo += leads.get(current, ())
         for condition in draft.conditions:
-            if condition.place == model_place and condition.values & seen:
+            if condition.place == _MODEL_PLACE and condition.values & seen:
                 draft.section.error(
                     draft.breach_key, "fallback_cycle", f"falling back to {name!r} leads back here"
                 )
+
+
+def _compared_price(target: Target) -> int:
+    return target.price.worst_case_micro_usd(*_COMPARED_TOKENS)
+
+
+def _may_match(draft: LimitDraft, model: str) -> bool:
+    """Whether a rule can apply to requests for the model."""
+    return all(c.holds(model) for c in draft.conditions if c.place == _MODEL_PLACE)
 
 
 def _limit(draft: LimitDraft, unit_name: str, ceiling: int) -> Limit:
@@ -385,6 +460,7 @@ def _limit(draft: LimitDraft, unit_name: str, ceiling: int) -> Limit:
         on_store_failure=draft.on_store_failure,
         emergency_amount=ceiling * draft.emergency_pct // 100,
         max_wait_ms=draft.max_wait_ms,
+        degrade_max_output_tokens=draft.degrade_max_output_tokens,
         alerts=draft.alerts,
         renamed_from=f"{draft.renamed_from}/{unit_name}" if draft.renamed_from else "",
     )

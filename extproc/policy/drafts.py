@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from extproc.policy.matching import Condition
+from extproc.policy.matching import Condition, ConditionalLimit
 from extproc.policy.reading import Section
-from extproc.policy.snapshot import BreakerPolicy, Channels, CredentialRef, EnvelopeRules
+from extproc.policy.snapshot import (
+    BreakerPolicy,
+    Channels,
+    CredentialRef,
+    EnvelopeRules,
+    Kill,
+    VelocityRule,
+)
 from extproc.values.dialect import Dialect
 from extproc.values.limit import Alert, Breach, Scope, StoreFailure
 from extproc.values.money import Price
 from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
 from extproc.values.window import Window
+from extproc.wire.capabilities import Capability
 
 
 @dataclass(slots=True)
@@ -33,6 +41,7 @@ class LimitDraft:
     emergency_pct: int
     alerts: tuple[Alert, ...]
     renamed_from: str
+    degrade_max_output_tokens: int
     fallback_at_pct: int = 100
     statistical: bool = False
 
@@ -47,6 +56,7 @@ class TargetDraft:
     model: str
     timeout_ms: int
     weight: int
+    lacks: frozenset[Capability]
 
 
 @dataclass(slots=True)
@@ -82,6 +92,23 @@ class CredentialDraft:
     defaults: dict[str, str]
     models: tuple[str, ...] | None
     max_sessions: int
+    revoked: bool
+
+
+@dataclass(slots=True)
+class VelocityDraft:
+    """One velocity rule as written. It names nothing of other documents."""
+
+    section: Section
+    rule: ConditionalLimit[VelocityRule]
+
+
+@dataclass(slots=True)
+class KillDraft:
+    """One entry of the kill switch as written."""
+
+    section: Section
+    kill: Kill
 
 
 @dataclass(slots=True)
@@ -89,6 +116,8 @@ class Drafts:
     """Everything a folder says."""
 
     limits: list[LimitDraft] = field(default_factory=list)
+    velocity: list[VelocityDraft] = field(default_factory=list)
+    kills: list[KillDraft] = field(default_factory=list)
     models: list[ModelDraft] = field(default_factory=list)
     providers: list[ProviderDraft] = field(default_factory=list)
     credentials: list[CredentialDraft] = field(default_factory=list)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from extproc.policy.channel_documents import read_channels
 from extproc.policy.drafts import CredentialDraft, Drafts, ProviderDraft
+from extproc.policy.kill_documents import read_kill_switch
 from extproc.policy.prices import micro_usd_per_mtok
 from extproc.policy.reading import Section
 from extproc.policy.snapshot import EnvelopeRules
@@ -43,6 +44,7 @@ def read_gateway(document: Section, drafts: Drafts) -> None:
             )
     for price in document.sections("prices"):
         _price(price, drafts)
+    read_kill_switch(document, drafts)
     channels = document.section("channels")
     if channels is not None:
         read_channels(channels, drafts)
@@ -110,6 +112,7 @@ def _credential(section: Section) -> CredentialDraft:
         defaults,
         section.texts("models") if "models" in section else None,
         section.integer("max_sessions", 100_000, 1, 10_000_000),
+        section.truth("revoked"),
     )
     section.done()
     return draft

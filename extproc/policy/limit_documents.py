@@ -39,10 +39,16 @@ MAX_WAIT_MS = 60_000
 DEFAULT_WAIT_MS = 10_000
 DEFAULT_EMERGENCY_PCT = 1
 """Of the ceiling, for each sidecar and scope value: nobody else can use what is set aside."""
-DEFAULT_FALLBACK_PCT = 90
-"""The last share of a budget with a fallback is for cheaper targets only."""
 MIN_FORECAST_WINDOW_MS = 3_600_000
 """A rate is seen over five minutes at least; a shorter window has moved on by then."""
+DEFAULT_FALLBACK_PCT = 90
+"""The last share of a budget with a fallback is for cheaper targets only, and that of a budget with
+``degrade`` for degraded answers."""
+DEFAULT_DEGRADED_TOKENS = 2_048
+"""Half of what is injected where a caller names no maximum: the least that a model may be given to
+think (1,024), and an answer as long."""
+MAX_DEGRADED_TOKENS = 1_000_000
+_SHARED = (BreachKind.FALLBACK_TO, BreachKind.FALLBACK_TO_CHEAPER, BreachKind.DEGRADE)
 
 
 def read_rate_limits(document: Section, drafts: Drafts) -> None:
@@ -56,8 +62,8 @@ def read_rate_limits(document: Section, drafts: Drafts) -> None:
             window = _window(limit, "UTC")
             ceilings = _ceilings(limit)
             limit.done()
-        conditions = _when(rule, drafts)
-        scope = _scopes(rule, rule.node("scope"))
+        conditions = read_when(rule, drafts)
+        scope = read_scopes(rule, rule.node("scope"))
         drafts.limits.append(
             _limit_draft(
                 rule, ceilings, window, scope, conditions, "on_breach", drafts, is_budget=False
@@ -69,25 +75,24 @@ def read_rate_limits(document: Section, drafts: Drafts) -> None:
 def read_budgets(document: Section, drafts: Drafts) -> None:
     """``type: gateway-budget-config``."""
     document.text("name", required=True)
-    for budget in document.sections("budgets", required=True):
+    for budget in document.sections("budgets", required="velocity" not in document):
         ceiling = budget.decimal("ceiling_usd", required=True)
         window = _window(budget, budget.text("timezone", "UTC"))
-        conditions = _when(budget, drafts)
+        conditions = read_when(budget, drafts)
         scope_node = budget.node("scope")
         scope: tuple[Scope, ...] = ()
         if scope_node is not None and isinstance(scope_node.value, dict):
             conditions += _match(Section(scope_node, budget.file, budget.findings, "scope"), drafts)
         else:
-            scope = _scopes(budget, scope_node)
-        scope += _scopes(budget, budget.node("per"))
-        ceilings = [("usd", _micro_usd(budget, "ceiling_usd", ceiling))]
+            scope = read_scopes(budget, scope_node)
+        scope += read_scopes(budget, budget.node("per"))
+        ceilings = [("usd", read_micro_usd(budget, "ceiling_usd", ceiling))]
         draft = _limit_draft(
             budget, ceilings, window, scope, conditions, "on_exceed", drafts, is_budget=True
         )
         mode = budget.choice("mode", ("strict", "statistical"), "strict")
         draft.statistical = mode == "statistical"
-        fallback = draft.breach.kind in (BreachKind.FALLBACK_TO, BreachKind.FALLBACK_TO_CHEAPER)
-        default_pct = DEFAULT_FALLBACK_PCT if fallback else 100
+        default_pct = DEFAULT_FALLBACK_PCT if draft.breach.kind in _SHARED else 100
         draft.fallback_at_pct = budget.integer("fallback_at_pct", default_pct, 1, 100)
         drafts.limits.append(draft)
         budget.done()
@@ -106,6 +111,7 @@ def _limit_draft(
 ) -> LimitDraft:
     """What rate rules and budgets have in common."""
     counts_money = is_budget or any(unit == "usd" for unit, _ in ceilings)
+    store_failure = _store_failure(section, counts_money=counts_money)
     return LimitDraft(
         section=section,
         id=section.identifier(),
@@ -117,15 +123,19 @@ def _limit_draft(
         breach_key=breach_key,
         enforced=section.choice("enforce", ("enforce", "shadow"), "enforce") == "enforce",
         is_budget=is_budget,
-        max_wait_ms=_duration_ms(section, "max_wait", DEFAULT_WAIT_MS, MAX_WAIT_MS),
-        on_store_failure=_store_failure(section, counts_money=counts_money),
-        emergency_pct=section.integer("emergency_quota_pct", DEFAULT_EMERGENCY_PCT, 1, 50),
+        max_wait_ms=read_duration_ms(section, "max_wait", DEFAULT_WAIT_MS, MAX_WAIT_MS),
+        on_store_failure=store_failure,
+        emergency_pct=_emergency_pct(section, store_failure, ceilings),
         alerts=_alerts(section, window, drafts),
         renamed_from=section.text("renamed_from"),
+        degrade_max_output_tokens=section.integer(
+            "degrade_max_output_tokens", DEFAULT_DEGRADED_TOKENS, 1, MAX_DEGRADED_TOKENS
+        ),
     )
 
 
-def _duration_ms(section: Section, key: str, default_ms: int, longest_ms: int) -> int:
+def read_duration_ms(section: Section, key: str, default_ms: int, longest_ms: int) -> int:
+    """A length of time such as ``10s``, in milliseconds."""
     text = section.text(key)
     if not text:
         return default_ms
@@ -156,6 +166,19 @@ def _store_failure(section: Section, *, counts_money: bool) -> StoreFailure:
     return failure
 
 
+def _emergency_pct(section: Section, failure: StoreFailure, ceilings: list[tuple[str, int]]) -> int:
+    pct = section.integer("emergency_quota_pct", DEFAULT_EMERGENCY_PCT, 1, 50)
+    if failure is StoreFailure.EMERGENCY_QUOTA:
+        for unit, ceiling in ceilings:
+            if ceiling * pct < 100:
+                section.warning(
+                    "emergency_quota_pct",
+                    "empty_emergency_quota",
+                    f"{pct} % of {ceiling} {unit} is nothing: without its store the rule is closed",
+                )
+    return pct
+
+
 def _window(section: Section, zone: str) -> Window:
     text = section.text("window", required=True)
     try:
@@ -170,7 +193,7 @@ def _ceilings(limit: Section) -> list[tuple[str, int]]:
     for unit in UNIT_BY_NAME:
         if unit in limit:
             if unit == "usd":
-                ceilings.append((unit, _micro_usd(limit, unit, limit.decimal(unit))))
+                ceilings.append((unit, read_micro_usd(limit, unit, limit.decimal(unit))))
             else:
                 ceilings.append((unit, limit.integer(unit, 0, 0, MAX_AMOUNT)))
     if not ceilings:
@@ -178,14 +201,16 @@ def _ceilings(limit: Section) -> list[tuple[str, int]]:
     return ceilings
 
 
-def _micro_usd(section: Section, key: str, usd: Decimal | None) -> int:
+def read_micro_usd(section: Section, key: str, usd: Decimal | None) -> int:
+    """Dollars as micro-USD, within what a counter can hold."""
     micro_usd = int((usd or Decimal(0)) * MICRO_USD_PER_USD)
     if micro_usd > MAX_AMOUNT:
         section.error(key, "out_of_range", f"{key} is above nine billion dollars: {usd}")
     return micro_usd
 
 
-def _scopes(section: Section, node: Any) -> tuple[Scope, ...]:
+def read_scopes(section: Section, node: Any) -> tuple[Scope, ...]:
+    """Scope names, one or a list."""
     scopes = []
     for name in section.texts_of("scope", node) if node is not None else ():
         try:
@@ -198,7 +223,8 @@ def _scopes(section: Section, node: Any) -> tuple[Scope, ...]:
     return tuple(scopes)
 
 
-def _when(section: Section, drafts: Drafts) -> tuple[Condition, ...]:
+def read_when(section: Section, drafts: Drafts) -> tuple[Condition, ...]:
+    """The conditions of the key ``when``."""
     when = section.section("when")
     return _match(when, drafts) if when is not None else ()
 
@@ -253,7 +279,7 @@ def _alerts(section: Section, window: Window, drafts: Drafts) -> tuple[Alert, ..
     alerts: dict[tuple[int, int], Alert] = {}
     for alert in section.sections("alerts"):
         at_pct = alert.integer("at_pct", 0, 1, 1000)
-        forecast_ms = _duration_ms(alert, "forecast", 0, MAX_LENGTH_MS)
+        forecast_ms = read_duration_ms(alert, "forecast", 0, MAX_LENGTH_MS)
         if ("at_pct" in alert) == ("forecast" in alert):
             alert.error("", "missing_key", "an alert needs either at_pct or forecast")
         elif forecast_ms and _is_short(window):

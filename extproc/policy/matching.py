@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from extproc.values.envelope import ENVELOPE_FIELDS, Envelope
-from extproc.values.limit import Limit
 
 MATCH_FIELDS = (*ENVELOPE_FIELDS, "credential", "model", "provider")
 """What a condition may look at."""
@@ -36,26 +36,38 @@ class Condition:
         return value in self.values or (bool(self.prefixes) and value.startswith(self.prefixes))
 
 
+class Keyed(Protocol):
+    """What can be matched: a limit, or a velocity rule."""
+
+    @property
+    def key(self) -> str:
+        """Unique among those of one index."""
+        ...
+
+
+LimitT = TypeVar("LimitT", bound=Keyed)
+
+
 @dataclass(frozen=True, slots=True)
-class ConditionalLimit:
+class ConditionalLimit(Generic[LimitT]):
     """A limit and what must hold for it to apply."""
 
-    limit: Limit
+    limit: LimitT
     conditions: tuple[Condition, ...]
 
 
-class LimitIndex:
+class LimitIndex(Generic[LimitT]):
     """All limits of a snapshot, found by literal condition first."""
 
     __slots__ = ("_always", "_by_value", "_fields", "_order", "_remembered")
 
-    def __init__(self, limits: Sequence[ConditionalLimit]) -> None:
+    def __init__(self, limits: Sequence[ConditionalLimit[LimitT]]) -> None:
         self._order = {entry.limit.key: place for place, entry in enumerate(limits)}
         self._fields = tuple(
             sorted({condition.place for entry in limits for condition in entry.conditions})
         )
-        self._by_value: dict[tuple[int, str], list[ConditionalLimit]] = {}
-        self._always: list[ConditionalLimit] = []
+        self._by_value: dict[tuple[int, str], list[ConditionalLimit[LimitT]]] = {}
+        self._always: list[ConditionalLimit[LimitT]] = []
         for entry in limits:
             literal = [c for c in entry.conditions if c.values and not c.prefixes]
             if not literal:
@@ -64,11 +76,11 @@ class LimitIndex:
             narrowest = min(literal, key=lambda condition: len(condition.values))
             for value in narrowest.values:
                 self._by_value.setdefault((narrowest.place, value), []).append(entry)
-        self._remembered: dict[tuple[str, ...], tuple[Limit, ...]] = {}
+        self._remembered: dict[tuple[str, ...], tuple[LimitT, ...]] = {}
 
     def matching(
         self, envelope: Envelope, credential_id: str, model: str, provider: str
-    ) -> tuple[Limit, ...]:
+    ) -> tuple[LimitT, ...]:
         """The limits that apply, in declared order. The same tuple for the same kind of caller."""
         subject = (*envelope, credential_id, model, provider)
         kind = tuple([subject[place] for place in self._fields])
@@ -79,7 +91,7 @@ class LimitIndex:
             limits = self._remembered[kind] = self._search(subject)
         return limits
 
-    def _search(self, subject: tuple[str, ...]) -> tuple[Limit, ...]:
+    def _search(self, subject: tuple[str, ...]) -> tuple[LimitT, ...]:
         found = list(self._always)
         for place in self._fields:
             found += self._by_value.get((place, subject[place]), ())

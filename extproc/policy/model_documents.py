@@ -5,6 +5,7 @@ from __future__ import annotations
 from extproc.policy.drafts import Drafts, ModelDraft, TargetDraft
 from extproc.policy.reading import NAME, Section
 from extproc.policy.snapshot import BreakerPolicy
+from extproc.wire.capabilities import Capability
 
 MAX_TIMEOUT_MS = 600_000
 MAX_WEIGHT = 1_000_000
@@ -35,6 +36,7 @@ def read_virtual_model(document: Section, drafts: Drafts) -> None:
                     target.text("model", required=True),
                     rule.integer("timeout_ms", DEFAULT_TIMEOUT_MS, 1, MAX_TIMEOUT_MS),
                     rule.integer("weight", 1, 0, MAX_WEIGHT),
+                    _lacks(target),
                 )
             )
             target.done()
@@ -51,10 +53,22 @@ def read_virtual_model(document: Section, drafts: Drafts) -> None:
                 model,
                 target.integer("timeout_ms", DEFAULT_TIMEOUT_MS, 1, MAX_TIMEOUT_MS),
                 0,
+                _lacks(target),
             )
         )
         target.done()
     drafts.models.append(ModelDraft(document, name, rules, fallbacks, _breaker(document)))
+
+
+def _lacks(target: Section) -> frozenset[Capability]:
+    lacks = set()
+    for name in target.texts("lacks"):
+        try:
+            lacks.add(Capability(name))
+        except ValueError:
+            known = ", ".join(Capability)
+            target.error("lacks", "bad_value", f"{name[:80]!r} is no capability; one of {known}")
+    return frozenset(lacks)
 
 
 def _breaker(document: Section) -> BreakerPolicy:

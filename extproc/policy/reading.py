@@ -126,6 +126,16 @@ class Section:
             return node.value
         return default
 
+    def truth(self, key: str) -> bool:
+        """``true`` or ``false``, which it is when left out."""
+        node = self.node(key)
+        if node is None:
+            return False
+        if not isinstance(node.value, bool):
+            self.wrong(node.line, key, "true or false", node)
+            return False
+        return node.value
+
     def decimal(self, key: str, *, required: bool = False) -> Decimal | None:
         """An exact number that is not negative."""
         node = self.node(key, required=required)

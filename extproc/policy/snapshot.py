@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from extproc.policy.matching import LimitIndex
 from extproc.values.dialect import Dialect
-from extproc.values.limit import Breach, BreachKind, Limit
+from extproc.values.limit import Breach, BreachKind, Limit, Scope
 from extproc.values.money import Price
 from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
+from extproc.wire.capabilities import Capability
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Credential:
     """Names that may be asked for; None: every virtual model."""
     max_sessions: int = 100_000
     """New session counters that this credential may open per day."""
+    revoked: bool = False
+    """Kept in the policy so that its id is not used again; its key is as good as unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ class Target:
     Only dialects in which the target can serve a caller are present."""
     weight: int = 0
     """Share in the draw; 0 for fallbacks."""
+    lacks: frozenset[Capability] = frozenset()
+    """What the model cannot do: a breached limit moves no request there that needs it."""
     name: str = field(init=False)
     """``provider/model``: what ``x-tfy-resolved-model`` says and breakers are keyed on."""
 
@@ -129,6 +134,43 @@ class BreakerPolicy:
     failure_threshold: int = 5
     window_ms: int = 60_000
     cooldown_ms: int = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class VelocityRule:
+    """How fast money may be spent before a breaker opens. Dollars are micro-USD per minute."""
+
+    id: str
+    scope: tuple[Scope, ...]
+    """Empty: one shared breaker."""
+    max_micro_usd: int
+    """A fixed ceiling; 0: none."""
+    times_baseline_pct: int
+    """So many hundredths of what is usual; 0: not compared."""
+    baseline_ms: int
+    """How far back the usual is looked for."""
+    min_micro_usd: int
+    """Up to this the breaker never opens, whatever is usual."""
+    cooldown_ms: int
+    enforced: bool = True
+    notify: tuple[str, ...] = ()
+    """Channels that hear of its opening, and those with something to close of its closing."""
+
+    @property
+    def key(self) -> str:
+        """What an index tells it by."""
+        return self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One identity value, a model or a provider whose requests are stopped."""
+
+    field: str
+    """One of ``MATCH_FIELDS``."""
+    value: str
+    reason: str = ""
+    """For operators; callers are not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +255,7 @@ class PolicySnapshot:
     providers: Mapping[str, Provider]
     virtual_models: Mapping[str, VirtualModel]
     limits: tuple[Limit, ...]
-    index: LimitIndex
+    index: LimitIndex[Limit]
     fallbacks: Mapping[Breach, VirtualModel]
     """Every ``fallback_to_NAME`` of the policy, resolved: one target for an exact id, several for
     a model family (same canonical model), a whole virtual model for its name."""
@@ -222,6 +264,10 @@ class PolicySnapshot:
     min_output_tokens: int = 256
     """The floor of clamping: an answer cut shorter than this helps nobody, so the breach action
     runs instead."""
+    velocity: LimitIndex[VelocityRule] = field(default_factory=lambda: LimitIndex(()))
+    watches_sessions: bool = False
+    """Some velocity rule is per session, so that sessions must be known."""
+    kills: tuple[Kill, ...] = ()
     store: str = EMBEDDED
     """Where counters are kept: ``embedded`` or an address."""
     store_namespace: str = DEFAULT_NAMESPACE

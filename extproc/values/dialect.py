@@ -44,9 +44,14 @@ class Operation(StrEnum):
     EMBEDDINGS = "embeddings", Dialect.OPENAI
     RESPONSES = "responses", Dialect.OPENAI
     MODELS = "models", Dialect.OPENAI, True
+    EFFECTIVE_BUDGET = "budget/effective", Dialect.OPENAI, True
     MESSAGES = "v1/messages", Dialect.ANTHROPIC
     COUNT_TOKENS = "v1/messages/count_tokens", Dialect.ANTHROPIC, True
 
+
+OWN_OPERATIONS = (Operation.MODELS, Operation.EFFECTIVE_BUDGET)
+"""What the gateway answers by itself, to a ``GET`` without a body, whatever dialect the caller
+speaks: clients of both send their own kind of credential."""
 
 OPENAI_PREFIXES = ("/v1/", "/api/llm/api/inference/openai/")
 """Where the OpenAI operations are served. The second is what TrueFoundry clients are set to."""

@@ -32,6 +32,9 @@ UNIT_BY_NAME = {
     "usd": Unit.MICRO_USD,
 }
 
+UNIT_NAMES = ("requests", "tokens", "input tokens", "output tokens", "micro-USD", "micro-USD")
+"""For people, by ``Unit``."""
+
 Amounts = tuple[int, int, int, int, int, int]
 """Requests, tokens, input tokens, output tokens, micro-USD at worst, micro-USD as likely: indexed
 by ``Unit``. What is settled costs the same in the last two."""
@@ -129,13 +132,15 @@ class Limit:
     """False for ``enforce: shadow``: counted and reported, never acted on."""
     is_budget: bool = False
     fallback_ceiling: int = 0
-    """For budgets with a fallback: what traffic that is not on the fallback may use up to
-    (``fallback_at_pct`` of the ceiling); equal to the ceiling for everything else."""
+    """For budgets with a fallback or ``degrade``: what traffic that is not on the fallback, or not
+    degraded, may use up to (``fallback_at_pct`` of the ceiling); else equal to the ceiling."""
     on_store_failure: StoreFailure = StoreFailure.CLOSED
     emergency_amount: int = 0
     """The allowance of one sidecar and scope value under ``emergency_quota``."""
     max_wait_ms: int = 0
     """How long ``queue_then_429`` lets a request wait."""
+    degrade_max_output_tokens: int = 0
+    """How long an answer may be that ``degrade`` lets through."""
     alerts: tuple[Alert, ...] = ()
     renamed_from: str = ""
     """The key under which usage was counted before the rule got its present id."""

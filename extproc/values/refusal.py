@@ -24,6 +24,8 @@ class RefusalCode(StrEnum):
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
     BUDGET_EXCEEDED = "budget_exceeded"
     LOOP_DETECTED = "loop_detected"
+    SPEND_VELOCITY_EXCEEDED = "spend_velocity_exceeded"
+    KILLED = "killed"
     STORE_UNAVAILABLE = "store_unavailable"
     NO_HEALTHY_TARGET = "no_healthy_target"
     INTERNAL_ERROR = "internal_error"
@@ -45,6 +47,8 @@ STATUS_OF: dict[RefusalCode, int] = {
     RefusalCode.RATE_LIMIT_EXCEEDED: 429,
     RefusalCode.BUDGET_EXCEEDED: 429,
     RefusalCode.LOOP_DETECTED: 429,
+    RefusalCode.SPEND_VELOCITY_EXCEEDED: 429,
+    RefusalCode.KILLED: 403,
     RefusalCode.STORE_UNAVAILABLE: 503,
     RefusalCode.NO_HEALTHY_TARGET: 503,
     RefusalCode.INTERNAL_ERROR: 503,
@@ -84,6 +88,7 @@ class Refusal:
     param: str | None = None
     """The body field or header at fault, by its own name."""
     extra: tuple[tuple[str, str], ...] = field(default=())
+    """More metadata; what is a key of ``ANSWER_HEADERS`` is said in that header too."""
 
     @property
     def status(self) -> int:

@@ -98,7 +98,7 @@ def _limit_metadata(limit: LimitState) -> dict[str, object]:
         "spent": number(limit.spent),
         "reserved": number(limit.reserved),
         "estimated": number(limit.estimated),
-        "resets_at": None if limit.resets_at_ms is None else _rfc3339(limit.resets_at_ms),
+        "resets_at": None if limit.resets_at_ms is None else rfc3339(limit.resets_at_ms),
     }
 
 
@@ -108,7 +108,8 @@ def _anthropic_type(refusal: Refusal) -> str:
     return _ANTHROPIC_TYPE[refusal.status]
 
 
-def _rfc3339(time_ms: int) -> str:
+def rfc3339(time_ms: int) -> str:
+    """A time in whole seconds, in UTC."""
     seconds = min(time_ms // 1000, int(_LAST_TIME.timestamp()))
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 

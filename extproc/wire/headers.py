@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from extproc.values.dialect import OPERATION_BY_PATH, Operation
+from extproc.values.dialect import OPERATION_BY_PATH, OWN_OPERATIONS, Operation
 from extproc.values.envelope import ENVELOPE_FIELDS, Envelope
 from extproc.values.refusal import RefusalCode
 from extproc.wire.errors import WireError
@@ -151,7 +151,7 @@ class HeaderNames:
         if twice is not None:
             api_key(authorization, x_api_key)  # a bad key is the first thing to be said
             raise _repeated(twice, places[twice])
-        if (content_type != _JSON or encoding) and operation is not Operation.MODELS:
+        if (content_type != _JSON or encoding) and operation not in OWN_OPERATIONS:
             api_key(authorization, x_api_key)
             _check_media_type(content_type, encoding)
         return CallerHeaders(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -160,14 +161,25 @@ def parse_inference_request(operation: Operation, body: bytes) -> InferenceReque
 
 
 def rewrite(
-    request: InferenceRequest, model: str, injected_max_tokens: int | None, inject_usage: bool
+    request: InferenceRequest,
+    model: str,
+    maximum: int | None,
+    inject_usage: bool,
+    edits: Mapping[str, bytes] | None = None,
 ) -> bytes:
-    """The body for a target: its model name, and what had to be added. All else byte for byte."""
-    if injected_max_tokens is None and not inject_usage:
+    """The body for a target: its model name, and what had to be added. All else byte for byte.
+
+    ``maximum`` is the output maximum that must hold: fields of the caller that are above it are
+    lowered (never raised), and where the caller named none it is added. ``edits`` are new JSON
+    texts of other fields.
+    """
+    if maximum is None and not inject_usage and not edits:
         return request.body.replaced("model", orjson.dumps(model))
     values = {"model": orjson.dumps(model)}
-    if injected_max_tokens is not None:
-        values[_injected_key(request.operation, model)] = b"%d" % injected_max_tokens
+    if edits:
+        values.update(edits)
+    if maximum is not None:
+        values.update(_bounded(request, model, maximum))
     if inject_usage:
         options = _present(request.body, "stream_options")
         if options is None:
@@ -181,6 +193,32 @@ def rewrite(
 def needs_usage_injected(request: InferenceRequest) -> bool:
     """Whether a stream would carry no usage unless we ask for it."""
     return request.stream and request.operation in _STREAM_USAGE and not request.asks_usage
+
+
+def renamed_maximum(request: InferenceRequest, model: str) -> bytes:
+    """The body with the maximum that was injected for an earlier target in the field that this
+    model knows. A maximum that the caller wrote stays where the caller wrote it."""
+    split = request.body
+    if request.operation is Operation.CHAT_COMPLETIONS:
+        wanted = _injected_key(request.operation, model)
+        for key in _MAXIMUM_KEYS[request.operation]:
+            value = _present(split, key)
+            if key == wanted or value is None:
+                continue
+            if wanted in split.values:  # null, so far
+                return split.patched({wanted: value, key: b"null"})
+            return split.renamed(key, wanted)
+    return split.body
+
+
+def _bounded(request: InferenceRequest, model: str, maximum: int) -> dict[str, bytes]:
+    """The fields that must change so that no output is longer than the maximum."""
+    keys = _MAXIMUM_KEYS[request.operation]
+    named = {key: _integer(request.body, key, MAX_TOKENS) for key in keys}
+    text = b"%d" % maximum
+    if not any(named.values()):
+        return {_injected_key(request.operation, model): text}
+    return {key: text for key, tokens in named.items() if tokens is not None and tokens > maximum}
 
 
 def _injected_key(operation: Operation, model: str) -> str:

@@ -82,6 +82,17 @@ class JsonObject:
         view = memoryview(self.body)
         return b"".join((view[:start], value, view[end:]))
 
+    def renamed(self, key: str, name: str) -> bytes:
+        """The body with a present plain key under another plain name. Unchanged if the body writes
+        the key with escapes."""
+        start, _ = self._place(key)
+        quoted = b'"%b"' % key.encode()
+        at = self.body.rfind(quoted, 0, start)
+        if at < 0 or self.body[at + len(quoted) : start].strip(_WHITESPACE) != b":":
+            return self.body
+        view = memoryview(self.body)
+        return b"".join((view[:at], b'"%b"' % name.encode(), view[at + len(quoted) :]))
+
     def patched(self, values: Mapping[str, bytes]) -> bytes:
         """The body with some top-level values replaced, and absent keys added at the end.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,12 @@ def test_list_shows_the_policys_credentials(tmp_path: Path, capsys: Capture) -> 
     policy = load_folder(tmp_path, 1, {})
     assert isinstance(policy, PolicySnapshot)
     assert rows == [
-        {"id": one.id, "sha256": one.sha256.hex(), "team": one.team}
+        {
+            "id": one.id,
+            "sha256": one.sha256.hex(),
+            "team": one.team,
+            "revoked": one.revoked,
+        }
         for one in policy.credentials.values()
     ]
     assert main(["keys", "list", "--policy", str(tmp_path)]) == 0
@@ -80,3 +86,57 @@ def test_list_of_a_refused_folder_says_why_on_stderr(tmp_path: Path, capsys: Cap
 def test_new_needs_no_policy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["keys", "new", "app"]) == 0
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "  - id: app\n    sha256: DIGEST\n    claims: {projects: [p1]}\n",
+        "  - id: app  # of the search team\n    sha256: DIGEST\n",
+        '  - {id: "app", sha256: DIGEST}\n',
+        "  - {id: app, sha256: DIGEST, claims: {team: t}}\n",
+    ],
+)
+def test_revoke_changes_one_line_and_nothing_else(tmp_path: Path, written: str) -> None:
+    digest = hashlib.sha256(b"k").hexdigest()
+    other = f"  - id: app-2\n    sha256: {'a' * 64}\n"
+    before = "# mine\ncredentials:\n" + other + written.replace("DIGEST", digest)
+    text = before + "name: c\ntype: gateway-config\n"
+    (tmp_path / "a.yaml").write_text(text)
+    assert main(["keys", "revoke", "app", "--policy", str(tmp_path)]) == 0
+    after = (tmp_path / "a.yaml").read_text()
+    assert after.replace("    revoked: true\n", "").replace(" revoked: true,", "") == text
+    policy = load_folder(tmp_path, 1, {})
+    assert isinstance(policy, PolicySnapshot)
+    assert {one.id: one.revoked for one in policy.credentials.values()} == {
+        "app-2": False, "app": True,
+    }  # fmt: skip
+    assert main(["keys", "revoke", "app", "--policy", str(tmp_path)]) == 0
+    assert (tmp_path / "a.yaml").read_text() == after
+
+
+def test_revoke_does_not_guess(tmp_path: Path, capsys: Capture) -> None:
+    digest = hashlib.sha256(b"k").hexdigest()
+    text = f"name: c\ntype: gateway-config\ncredentials:\n  - sha256: {digest}\n    id: app\n"
+    (tmp_path / "a.yaml").write_text(text)
+    assert main(["keys", "revoke", "app", "--policy", str(tmp_path)]) == 1
+    assert "revoked: true" in capsys.readouterr().err
+    assert (tmp_path / "a.yaml").read_text() == text
+    assert main(["keys", "revoke", "nobody", "--policy", str(tmp_path)]) == 2
+
+
+def test_a_revoked_key_is_refused_within_a_second(start_gateway) -> None:
+    gateway = start_gateway(base_policy())
+    assert gateway.post().status_code == 200
+    assert tokenweir("keys", "revoke", "app", "--policy", gateway.policy).returncode == 0
+    began = time.monotonic()
+    while gateway.post().status_code == 200:
+        assert time.monotonic() - began < 5
+        time.sleep(0.02)
+    assert time.monotonic() - began < 1
+    refused = gateway.post()
+    assert refused.status_code == 401
+    assert refused.json()["error"]["code"] == "invalid_credential"
+    listed = tokenweir("keys", "list", "--policy", gateway.policy)
+    assert listed.stdout.startswith("app  ")
+    assert listed.stdout.endswith("  revoked\n")

@@ -8,6 +8,7 @@ from extproc.core import callers
 from extproc.core.callers import Caller, Callers, kind_of
 from extproc.core.commands import Forward, Refuse
 from extproc.core.generation import Generation
+from extproc.values.envelope import Envelope
 from extproc.values.refusal import RefusalCode
 from extproc.wire.headers import HeaderNames
 
@@ -44,7 +45,7 @@ def test_memory_is_bounded() -> None:
     credential = next(iter(world.gate.generation.policy.credentials.values()))
     known = Callers()
     for number in range(callers.MAX_CALLERS + 10):
-        known.remember((b"%d" % number, ()), Caller(credential, None))  # type: ignore[arg-type]
+        known.remember((b"%d" % number, ()), Caller(credential, Envelope()))
     assert len(known._known) <= callers.MAX_CALLERS
     assert known.find((b"%d" % (callers.MAX_CALLERS + 9), ())) is not None
 

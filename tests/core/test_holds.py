@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +85,12 @@ def test_a_moved_rate_rule_overflows_visibly_and_a_moved_budget_stays_a_ceiling(
     overflow = moved_to_fallback(rate)
     assert overflow.limit.key != rate.limit.key
     assert overflow.ceiling == NO_CEILING
+    assert overflow.limit.renamed_from == ""
+    renamed = rate._replace(limit=replace(rate.limit, renamed_from="old/requests"))
+    # The overflow of the new name follows the overflow of the old one, not what was counted.
+    assert moved_to_fallback(renamed).limit.renamed_from == "old/requests:overflow"
     moved = moved_to_fallback(budget)
     assert moved.limit.key == budget.limit.key
     assert moved.ceiling == 10
+    (dollars,) = Applicable((limit("rate", unit=Unit.LIKELY_MICRO_USD),)).holds(values())
+    assert moved_to_fallback(dollars) == dollars

@@ -11,6 +11,7 @@ from world import NOW, World, targets
 
 from extproc.core import settlement
 from extproc.core.attempt import AttemptMachine
+from extproc.core.clamp import MAX_CLAMPS
 from extproc.core.commands import (
     Answer,
     Forward,
@@ -30,6 +31,7 @@ from extproc.core.events import (
 )
 from extproc.core.generation import Generation
 from extproc.core.machine import RequestMachine
+from extproc.ledger.port import Denied, Standing
 from extproc.policy.compiler import compile_folder
 from extproc.policy.snapshot import PolicySnapshot
 from extproc.values.limit import Unit
@@ -128,7 +130,7 @@ def test_a_shadow_rule_counts_and_never_refuses() -> None:
 
 
 def test_fallback_to_cheaper_takes_the_dearest_target_that_fits() -> None:
-    world = World()
+    world = World(min_output_tokens=4000)
     body = chat(model="mixed", max_tokens=4000)
     models = []
     for number in range(8):
@@ -254,3 +256,151 @@ def test_events_out_of_order_are_our_bug() -> None:
     machine = RequestMachine(World().gate)
     with pytest.raises(AssertionError):
         machine.on_body(RequestBody(b"{}", NOW, 0.0))
+
+
+# -- a shorter answer instead of a refusal --------------------------------------------------------
+
+TIGHT = """
+name: b
+type: gateway-budget-config
+budgets:
+  - {id: tight, ceiling_usd: 0.01, window: daily}
+---
+name: narrow
+type: gateway-load-balancing-config
+rules:
+  - {id: small, weight: 1, target: {provider: openai, model: small}}
+fallbacks:
+  - {id: large, provider: vertex, model: large}
+---
+name: prices
+type: gateway-config
+prices:
+  - {provider: openai, model: small, input_usd_per_mtok: 0.01, output_usd_per_mtok: 0.01,
+     context_tokens: 1000, max_output_tokens: 500}
+  - {provider: vertex, model: large, input_usd_per_mtok: 0.01, output_usd_per_mtok: 0.01,
+     context_tokens: 2000, max_output_tokens: 500}
+"""
+
+
+def test_what_the_remainder_buys_is_served_and_said() -> None:
+    world = World(TIGHT)
+    command = world.ask(chat(max_tokens=4_000, seed=1))
+    asked_for, cut = world.reservations
+    assert asked_for.reservation_id == cut.reservation_id
+    (tokens,) = (json.loads(command.body)["max_tokens"],)
+    assert dict(command.notes) == {"clamped": f"max_tokens={tokens}"}
+    assert (
+        command.body
+        == json.dumps(chat(max_tokens=tokens, seed=1, model="claude-haiku-4-5")).encode()
+    )
+    assert 9_995 <= cut.amounts[Unit.MICRO_USD] <= 10_000
+    assert world.gate.in_flight["r1"].attempts[1].amounts == cut.amounts
+    refused = world.ask(chat(max_tokens=4_000))
+    assert isinstance(refused, Refuse)
+    # What is said is said of the shortest answer: that may fit one day, 4,000 tokens never.
+    assert refused.refusal.limit is not None
+    assert refused.refusal.limit.estimated == world.reservations[-1].amounts[Unit.MICRO_USD]
+    assert world.reservations[-1].amounts[Unit.OUTPUT_TOKENS] == 256
+
+
+def test_both_fields_of_a_caller_that_sent_both_are_cut() -> None:
+    command = World(TIGHT).ask(chat(max_tokens=3_000, max_completion_tokens=4_000))
+    sent = json.loads(command.body)
+    assert sent["max_tokens"] == sent["max_completion_tokens"] < 3_000
+
+
+def test_where_nothing_is_full_nothing_is_touched() -> None:
+    command = World(TIGHT).ask(chat(max_tokens=300))
+    assert command.body == json.dumps(chat(max_tokens=300, model="claude-haiku-4-5")).encode()
+    assert command.notes == ()
+
+
+def test_a_token_limit_is_met_by_a_shorter_answer() -> None:
+    policy = """
+name: r
+type: gateway-rate-limit-config
+rules:
+  - {id: out, limit: {output_tokens: 1500, window: 1h}}
+"""
+    world = World(policy)
+    body = chat()
+    del body["max_tokens"]
+    lengths = []
+    while isinstance(command := world.ask(body), Forward):
+        lengths.append(json.loads(command.body).get("max_tokens"))
+    # Some thousand tokens are likely, whatever the maximum: the rest of 1,500 is cut to.
+    assert lengths == [None, 476]
+
+
+def test_a_thinking_budget_that_does_not_fit_gets_the_breach_action() -> None:
+    world = World(TIGHT)
+    body = chat(max_tokens=4_000, thinking={"type": "enabled", "budget_tokens": 1_500})
+    assert isinstance(world.ask(body, path="/v1/messages"), Refuse)
+    body["thinking"]["budget_tokens"] = 1_024
+    sent = json.loads(world.ask(body, path="/v1/messages").body)
+    assert sent["thinking"] == body["thinking"]
+    assert 1_280 <= sent["max_tokens"] < 4_000
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "asked_again"), [(1_000, []), (4_000, [256]), (256, []), (16, [])]
+)
+def test_only_what_never_fits_is_asked_for_at_its_shortest_to_say_when(
+    asked_for: int, asked_again: list[int]
+) -> None:
+    world = World(TIGHT)
+    asked: list[int] = []
+
+    def full(command: Reserve) -> Denied:
+        """Spent until tomorrow."""
+        asked.append(command.amounts[Unit.OUTPUT_TOKENS])
+        (hold,) = command.account.holds
+        never = command.amounts[Unit.MICRO_USD] > hold.ceiling
+        return Denied([Standing(hold, hold.ceiling, 0, None if never else NOW + 30_000)])
+
+    world.reserve = full  # type: ignore[method-assign]
+    refused = world.ask(chat(max_tokens=asked_for))
+    assert asked[1:] == asked_again
+    assert refused.refusal.retry_after_s == 30
+
+
+def test_who_loses_every_race_for_the_remainder_gets_the_breach_action() -> None:
+    world = World(TIGHT)
+    tried = []
+
+    def taken(command: Reserve) -> Denied:
+        """Another caller always leaves a little less than was asked for."""
+        tried.append(command.amounts[Unit.MICRO_USD])
+        (hold,) = command.account.holds
+        return Denied([Standing(hold, hold.ceiling - tried[-1] + 100, 0, None)])
+
+    world.reserve = taken  # type: ignore[method-assign]
+    assert isinstance(world.ask(chat(max_tokens=4_000)), Refuse)
+    assert len(tried) == 1 + MAX_CLAMPS
+    assert tried == sorted(tried, reverse=True)
+
+
+def words(count: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": "word " * count}]
+
+
+def test_F58_a_text_longer_than_every_context_is_refused_before_anything_is_reserved() -> None:
+    world = World(TIGHT)
+    fits_both = world.ask(chat(model="narrow", messages=words(2_000)))
+    assert targets(fits_both) == ["openai/small", "vertex/large"]
+    fits_one = world.ask(chat(model="narrow", messages=words(3_000)))
+    assert targets(fits_one) == ["vertex/large"]
+    fits_none = world.ask(chat(model="narrow", messages=words(6_000)))
+    assert isinstance(fits_none, Refuse)
+    assert fits_none.refusal.code is RefusalCode.CONTEXT_LIMIT_EXCEEDED
+    assert "2000 tokens" in fits_none.refusal.message
+    assert world.reservations == []
+
+
+def test_a_text_that_only_a_broken_target_could_hold_waits_for_that_target() -> None:
+    world = World(TIGHT)
+    world.break_target("vertex/large")
+    command = world.ask(chat(model="narrow", messages=words(3_000)))
+    assert isinstance(command, Refuse)
+    assert command.refusal.code is RefusalCode.NO_HEALTHY_TARGET

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.breaker import Breakers
-from extproc.core.routing import Chain, Route
+from extproc.core.estimate import MAX_BYTES_PER_TOKEN
+from extproc.core.routing import Chain, Route, text_bytes
 from extproc.policy.snapshot import BreakerPolicy, Provider, Target, VirtualModel
 from extproc.values.dialect import CALLER_DIALECTS, Dialect
 from extproc.values.money import Price, Rates
@@ -155,3 +157,24 @@ def test_the_last_draw_there_is_still_finds_a_target(weights: tuple[int, ...]) -
     last = f"r{len(weights) - 1}"
     assert names(route.draw(ALMOST_ONE, Breakers(), 0))[0] == last
     assert names(route.draw(0.0, Breakers(), 0))[0] == "r0"
+
+
+def test_the_narrowest_context_says_how_long_a_text_fits_every_target() -> None:
+    wide, narrow, unknown = (
+        replace(target(name), price=replace(PRICE, context_tokens=context))
+        for name, context in (("wide", 1_000), ("narrow", 100), ("unknown", None))
+    )
+    rules = (replace(target("r0", 1), price=wide.price),)
+    assert Route(VirtualModel("m", rules, (narrow, unknown)), Dialect.OPENAI).narrowest_bytes == (
+        100 * MAX_BYTES_PER_TOKEN
+    )
+    assert text_bytes(unknown) > 2**60
+    nothing = VirtualModel("m", (target("r0", 1, frozenset()),), ())
+    assert Route(nothing, Dialect.OPENAI).narrowest_bytes > 2**60
+
+
+def test_a_target_alone_is_one_chain_that_is_made_once() -> None:
+    route = Route(model(1, 2, fallbacks=1), Dialect.OPENAI)
+    chains = [route.alone(each) for each in route.targets]
+    assert [names(chain) for chain in chains] == [["r0"], ["r1"], ["f0"]]
+    assert [route.alone(each) for each in route.targets] == chains

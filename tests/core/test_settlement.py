@@ -13,6 +13,7 @@ from world import NOW, World
 from extproc.core.breaker import Breakers, BreakerState
 from extproc.core.commands import Release, Settle
 from extproc.core.events import Ending
+from extproc.core.gate import LEASE_MS
 from extproc.policy.snapshot import BreakerPolicy
 from extproc.values.limit import Unit
 
@@ -152,6 +153,28 @@ def test_an_earlier_attempt_waits_for_its_own_report_also_after_the_end() -> Non
     assert world.attempt_failed(1, Ending(503)) == [Release("r1/1", "status 503")]
     assert world.gate.in_flight == {}
     assert world.attempt_failed(1, Ending(503)) == []
+
+
+def test_a_request_whose_own_log_never_comes_is_forgotten() -> None:
+    world = World("")
+    world.ask()
+    world.attempt_failed(1, Ending(503))
+    assert world.gate.in_flight  # another attempt may follow
+    world.gate.forget_silent(NOW + LEASE_MS - 1)
+    assert world.gate.in_flight
+    world.gate.forget_silent(NOW + LEASE_MS)
+    assert world.gate.in_flight == {}
+
+
+def test_a_request_that_goes_on_is_not_forgotten_for_a_failed_attempt() -> None:
+    world = World("")
+    first = world.ask()
+    world.attempt_failed(1, Ending(503))
+    world.attempt(first, 1)
+    world.gate.forget_silent(NOW + LEASE_MS)
+    assert world.gate.in_flight
+    assert len(world.end(attempts=2)) == 1
+    assert world.gate.in_flight == {}
 
 
 def test_an_attempt_that_may_have_cost_something_is_charged_beside_the_one_that_answered() -> None:

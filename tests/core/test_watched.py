@@ -34,7 +34,8 @@ def test_only_counters_with_alerts_are_taken_and_each_once() -> None:
 
 def test_the_overflow_counter_of_a_rule_alerts_nobody() -> None:
     watched = Watched()
-    watched.add([moved_to_fallback(hold(limit(is_budget=False)))])
+    of_tokens = replace(limit(is_budget=False), key="a/tokens", unit=Unit.TOKENS)
+    watched.add([moved_to_fallback(hold(of_tokens))])
     assert watched.names() == []
     watched.add([moved_to_fallback(hold(limit()))])
     assert watched.names() == [("a/usd", "ann")]

@@ -143,6 +143,25 @@ def test_every_file_of_the_repository_that_is_named_exists() -> None:
             assert f"/{path}" in ignored or list(ROOT.glob(path.rstrip("/"))), f"{name}: {path}"
 
 
+# -- the usage log --------------------------------------------------------------------------------
+
+
+def test_the_records_are_those_that_are_written_and_understood() -> None:
+    text = section(TEXT["docs/ledger.md"], "Records")
+    documented = set(re.findall(r'`\["(\w+)"', text))
+    ledger = ROOT / "extproc" / "ledger"
+    written = "".join((ledger / name).read_text() for name in ("embedded.py", "journal.py"))
+    kinds = set(re.findall(r'(?:append\(|^ +)\[\s*"(\w+)"', written, re.MULTILINE)) | {
+        "s",
+        "x",
+        "l",
+    }
+    understood = set(re.findall(r'kind == "(\w+)"', (ledger / "log_replay.py").read_text()))
+    understood |= {"s", "x", "l"}
+    assert kinds == documented - {"e", "u", "d"}
+    assert kinds <= understood
+
+
 # -- headers, refusals, metrics, paths ------------------------------------------------------------
 
 
@@ -184,6 +203,7 @@ def test_the_metrics_are_those_that_are_rendered() -> None:
     metrics.refused[RefusalCode.NOT_FOUND] = 1
     metrics.would_block["r"] = 1
     metrics.policy_warnings["w"] = 1
+    metrics.velocity_trips["r"] = metrics.velocity_open["r"] = 1
     lines = metrics.render(0).decode().splitlines()
     rendered = {re.split(r"[ {]", line)[0] for line in lines if not line.startswith("#")}
     assert table_names(section(INTERFACE, "The console port")) == rendered

@@ -22,12 +22,20 @@ from extproc.edge.admin import Admin
 from extproc.edge.alerting import Alerting
 from extproc.edge.channels.channel import Outside
 from extproc.edge.clock import Clock
+from extproc.edge.kill_board import KillBoard, NoShare
 from extproc.edge.services import Sidecar
 from extproc.ledger.embedded import EmbeddedLedger
+from extproc.ledger.emergency import EmergencyLedger
 from extproc.ledger.journal import Journal
 from extproc.policy.compiler import compile_folder
-from extproc.policy.snapshot import Finding, PolicySnapshot
+from extproc.policy.snapshot import Finding, Kill, PolicySnapshot
+from extproc.values.envelope import Envelope
 
+VELOCITY = """
+name: v
+type: gateway-budget-config
+velocity: [{id: fast, scope: user, max_usd_per_minute: 1}]
+"""
 BUDGET = """
 name: b
 type: gateway-budget-config
@@ -38,7 +46,9 @@ budgets:
 
 @pytest.fixture
 def sidecar(tmp_path: Path) -> Sidecar:
-    files = {name: text.encode() for name, text in base_policy(budget=BUDGET).items()}
+    files = {
+        name: text.encode() for name, text in base_policy(budget=BUDGET, velocity=VELOCITY).items()
+    }
     policy = compile_folder(files, 7, {}, "http://127.0.0.1:9")
     assert isinstance(policy, PolicySnapshot)
     ledger = EmbeddedLedger(Journal(tmp_path / "ledger"))
@@ -49,13 +59,15 @@ def sidecar(tmp_path: Path) -> Sidecar:
 def get(sidecar: Sidecar, tmp_path: Path) -> Callable[..., Any]:
     """Asks the admin API: status, content type, body (parsed where it is JSON)."""
 
+    kills = KillBoard(sidecar.gate, tmp_path, sidecar.clock, NoShare())
+
     def ask(
         path: str, problems: tuple[Finding, ...] = (), method: str = "GET"
     ) -> tuple[int, str, Any]:
         async def scenario() -> tuple[int, str, Any]:
             reloader: Any = SimpleNamespace(problems=list(problems))
             alerting = Alerting(sidecar, tmp_path, Outside({}, ""))
-            application = Admin(sidecar, reloader, alerting).application()
+            application = Admin(sidecar, reloader, alerting, kills).application()
             async with TestClient(TestServer(application)) as client:
                 answer = await client.request(method, path)
                 body = await answer.read()
@@ -100,12 +112,21 @@ def test_policy_shows_the_active_generation_and_why_the_folder_is_not_it(get) ->
     assert document["generation"] == 7
 
 
+def test_usage_says_whether_a_store_that_can_be_away_answers(
+    get, sidecar: Sidecar, tmp_path: Path
+) -> None:
+    book = EmbeddedLedger(Journal(tmp_path / "emergency"))
+    sidecar.ledger = EmergencyLedger(sidecar.ledger, book, "s1")
+    assert get("/usage")[2]["emergency"]["answers"] is True
+
+
 def test_usage_shows_settled_and_reserved_apart_and_is_bounded(
     get, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = {"condition": "ok", "reason": "", "detail": "", "undelivered": 0}
-    empty = {"store": store, "counters": [], "truncated": False, "open_reservations": 0}
-    assert get("/usage")[2] == empty
+    assert get("/usage")[2] == {
+        "store": {"condition": "ok", "reason": "", "detail": "", "undelivered": 0},
+        "counters": [], "truncated": False, "open_reservations": 0, "corrections": [],
+    }  # fmt: skip
     monkeypatch.setattr(
         type(sidecar.ledger), "counters", lambda _: [("all/usd", "", "2026-11", 5, 7)] * 9
     )
@@ -117,6 +138,26 @@ def test_usage_shows_settled_and_reserved_apart_and_is_bounded(
     assert counters[0] == {
         "limit": "all/usd", "scope_value": "", "window": "2026-11", "settled": 5, "reserved": 7,
     }  # fmt: skip
+
+
+def test_velocity_breakers_are_shown_and_counted(get, sidecar: Sidecar) -> None:
+    assert get("/policy")[2]["velocity"] == []
+    now_ms = sidecar.clock.now_ms()
+    (rule,) = sidecar.gate.generation.policy.velocity.matching(Envelope(), "", "", "")
+    found = sidecar.gate.velocity.admit([(rule, "alice")], 2_000_000, now_ms)
+    assert isinstance(found, list)
+    sidecar.gate.velocity.ended(found, 2_000_000, now_ms)
+    (shown,) = get("/policy")[2]["velocity"]
+    assert (shown["rule_id"], shown["scope_value"], shown["state"]) == ("fast", "alice", "open")
+    assert (shown["limit_usd_per_minute"], shown["spent_usd_last_minute"]) == ("1.00", "2.00")
+    body = get("/metrics")[2]
+    assert b'\ntokenweir_velocity_trips_total{rule="fast"} 1.0\n' in body
+    assert b'\ntokenweir_velocity_open{rule="fast"} 1.0\n' in body
+
+
+def test_the_kill_switch_is_counted(get, sidecar: Sidecar) -> None:
+    sidecar.gate.kill([Kill("user_id", "mallory"), Kill("team", "red")])
+    assert b"\ntokenweir_killed 2.0\n" in get("/metrics")[2]
 
 
 def test_alerts_show_what_is_set_off_waiting_and_ended(get) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from world import World
+from world import World, compiled
 
 from extproc.core.commands import Forward, Refuse, SendAttempt
+from extproc.core.refusals import LEDGER_FAILED
 from extproc.edge import codec
+from extproc.ledger.port import Hold, Remaining
 from extproc.pb import extproc_pb2 as pb
 from extproc.values.dialect import Dialect, Operation
-from extproc.values.refusal import Refusal, RefusalCode
+from extproc.values.limit import Unit
+from extproc.values.refusal import LimitState, Refusal, RefusalCode
+from extproc.wire.error_body import amount_text
 
 
 def forward(**changes: object) -> Forward:
@@ -101,3 +108,40 @@ def test_what_is_not_just_a_whole_body_is_left_to_the_library(noise: bytes, at: 
         assert message.request_body.end_of_stream
     assert codec.decode_body(data[:-2]) is None
     assert codec.decode_body(b"\x22" * codec.LARGE_MESSAGE_BYTES) is None
+
+
+@pytest.mark.parametrize(("strict", "likely", "shown"), [(7, 5, 5), (5, 7, 5), (0, 9, 0)])
+def test_the_tightest_budget_is_shown_whatever_its_mode(
+    strict: int, likely: int, shown: int
+) -> None:
+    command = forward()
+    limit = next(one for one in compiled().limits if one.unit is Unit.MICRO_USD)
+    guessed = replace(limit, unit=Unit.LIKELY_MICRO_USD)
+    remaining = [
+        Remaining(Hold(limit, "", limit.ceiling), strict, 0),
+        Remaining(Hold(guessed, "", limit.ceiling), likely, 0),
+    ]
+    verdict = decoded(command._replace(remaining=remaining)).dynamic_metadata["tokenweir"]
+    assert verdict["budget"] == amount_text("usd", shown)
+    assert not [key for key in verdict if key.startswith("rl_")]
+
+
+def test_what_a_minute_has_left_is_not_shown_as_a_budget() -> None:
+    state = LimitState("fast", "user", "1m", "usd", 20, 5, 0, 1, None)
+    for code, shown in (
+        (RefusalCode.BUDGET_EXCEEDED, True),
+        (RefusalCode.SPEND_VELOCITY_EXCEEDED, False),
+    ):
+        refuse = Refuse(Refusal(code, "no", limit=state), Dialect.OPENAI, "r", 1, "")
+        answer = pb.ProcessingResponse.FromString(codec.encode_refuse(refuse))
+        sent = headers(answer.immediate_response.headers)
+        assert ("x-budget-remaining-usd" in sent) == shown
+
+
+def test_a_refusal_because_the_store_is_away_says_so_and_when_to_come_again() -> None:
+    command = Refuse(LEDGER_FAILED, Dialect.OPENAI, "r", 1, "all")
+    answer = pb.ProcessingResponse.FromString(codec.encode_refuse(command)).immediate_response
+    said = headers(answer.headers)
+    assert answer.status.code == 503
+    assert said["retry-after"] == b"1"
+    assert said["x-tfy-degraded"] == b"store_unavailable"

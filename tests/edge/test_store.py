@@ -9,6 +9,7 @@ from redis_server import running_redis
 
 from extproc.edge.store import close_ledger, open_ledger, store_address
 from extproc.ledger.embedded import EmbeddedLedger
+from extproc.ledger.emergency import EmergencyLedger
 from extproc.ledger.port import LedgerUnavailableError
 from extproc.ledger.redis_ledger import RedisLedger
 
@@ -43,7 +44,8 @@ def test_F70_a_store_that_would_forget_stops_the_start(tmp_path: Path) -> None:
             assert error.value.reason == "configuration"
             client.config_set("maxmemory-policy", "noeviction")
             ledger = await open_ledger(server.url, "t", tmp_path / "s", {}, Random(1))
-            assert isinstance(ledger, RedisLedger)
+            assert isinstance(ledger, EmergencyLedger)
+            assert isinstance(ledger.remote, RedisLedger)
             assert ledger.state.condition == "ok"
             await close_ledger(ledger)
             await close_ledger(await open_ledger(server.url, "t", tmp_path / "s", {}, Random(1)))

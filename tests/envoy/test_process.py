@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,12 +14,13 @@ from pathlib import Path
 import pytest
 from envoy_rig import PLAIN
 
-from extproc.envoy.bootstrap import bootstrap
+from extproc.envoy.bootstrap import MAX_CONNECTIONS, bootstrap
 from extproc.envoy.process import (
     ENVOY_VERSION,
     EnvoyMissingError,
     envoy_command,
     envoy_path,
+    write_bootstrap,
 )
 from extproc.envoy.settings import GatewaySettings
 
@@ -26,6 +28,17 @@ from extproc.envoy.settings import GatewaySettings
 def test_the_wheels_binary_is_the_version_that_everything_was_measured_with() -> None:
     done = subprocess.run([envoy_path(), "--version"], capture_output=True, text=True, check=True)
     assert f"/{ENVOY_VERSION}/" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("files", "connections"), [(1_000, 500), (10**6, MAX_CONNECTIONS), (-1, MAX_CONNECTIONS)]
+)
+def test_F44_clients_get_half_of_the_files(tmp_path, monkeypatch, files, connections) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (99, files))
+    settings = GatewaySettings("127.0.0.1", 1, tmp_path, tmp_path)
+    document = json.loads(write_bootstrap(settings).read_bytes())
+    monitor = document["overload_manager"]["resource_monitors"][1]["typed_config"]
+    assert monitor["max_active_downstream_connections"] == connections
 
 
 def test_the_environment_may_choose_another(monkeypatch) -> None:
@@ -53,12 +66,13 @@ def test_no_binary_says_how_to_get_one(monkeypatch) -> None:
         envoy_path()
 
 
-def test_the_command_refuses_fields_that_envoy_does_not_know(tmp_path: Path) -> None:
+def test_the_command_refuses_fields_that_envoy_does_not_know(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (99, 1_000))
     settings = GatewaySettings("127.0.0.1", 1, tmp_path / "s", tmp_path / "new" / "c")
     command = envoy_command(settings, concurrency=2)
     assert command[0] == str(envoy_path())
     written = Path(command[command.index("-c") + 1])
-    assert json.loads(written.read_bytes()) == json.loads(json.dumps(bootstrap(settings)))
+    assert json.loads(written.read_bytes()) == json.loads(json.dumps(bootstrap(settings, 500)))
     assert {"--reject-unknown-dynamic-fields", "--disable-hot-restart"} <= set(command)
     assert command[-2:] == ["--concurrency", "2"]
     assert "--concurrency" not in envoy_command(settings, concurrency=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from ledger_words import NOW, amounts, hold, limit, take
 
 from extproc.ledger.embedded import EmbeddedLedger
 from extproc.ledger.journal import Journal, JournalCorruptError
-from extproc.ledger.port import Denied, Granted, LedgerUnavailableError
+from extproc.ledger.port import Account, Denied, Granted, LedgerUnavailableError
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -76,6 +77,52 @@ def test_F66_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_F66_a_segment_is_marked_complete_only_when_it_is_written(
+    tmp_path: Path, monkeypatch
+) -> None:
+    ledger = EmbeddedLedger(Journal(tmp_path / "living", 1_000))
+    only = limit("only", 1_000_000, "1h")
+    crashed: list[Path] = []
+    touch = Path.touch
+
+    def dies_after_touch(path: Path) -> None:
+        touch(path)
+        crashed.append(tmp_path / f"crashed-{len(crashed)}")
+        shutil.copytree(tmp_path / "living", crashed[-1])
+
+    monkeypatch.setattr(Path, "touch", dies_after_touch)
+    for number in range(40):
+        take(ledger, f"r{number}", 7, hold(only))
+        ledger.flush()
+        ledger.tend(NOW)
+    assert len(crashed) > 1
+    for folder in crashed[-2:]:
+        # What a process leaves that dies right after the marker: nothing that was counted is lost.
+        again = EmbeddedLedger(Journal(folder))
+        standing = again.peek([hold(only)], NOW)[0]
+        assert standing.reserved == 7 * again.open_count > 0
+        again.close()
+    ledger.close()
+
+
+def test_F66_a_forgotten_counter_is_not_declared_over_its_successor(tmp_path: Path) -> None:
+    ledger = EmbeddedLedger(Journal(tmp_path, 300))
+    only = limit("only", 100, "30s")
+    ledger.reserve("old", Account([hold(only)], {}), amounts(5), NOW, NOW + 900_000)
+    later = NOW + 40_000  # its slot has left the window, so its counter is empty and forgotten
+    ledger.tend(later)
+    take(ledger, "new", 70, hold(only), now=later)
+    for _ in range(4):
+        ledger.renew("old", NOW + 900_000)
+        ledger.flush()
+        ledger.tend(later)
+    ledger.close()
+    again = EmbeddedLedger(Journal(tmp_path))
+    assert again.open_count == 2
+    assert again.peek([hold(only)], later)[0].reserved == 70
+    again.close()
+
+
 def test_a_torn_last_record_is_cut_off(tmp_path: Path) -> None:
     ledger = EmbeddedLedger(Journal(tmp_path))
     take(ledger, "a", 5, hold(limit("all", 100, "daily")))
@@ -133,6 +180,30 @@ def test_a_full_disk_admits_nothing_more(tmp_path: Path) -> None:
             take(ledger, "b", 5, hold(limit("all", 100, "daily")))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_F44_without_a_file_for_the_next_segment_the_old_one_goes_on(
+    tmp_path: Path, monkeypatch
+) -> None:
+    ledger = EmbeddedLedger(Journal(tmp_path, 300))
+    only = limit("only", 1_000, "daily")
+
+    def no_file(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_file)
+        for number in range(10):
+            take(ledger, f"early {number}", 5, hold(only))
+            ledger.flush()
+            ledger.tend(NOW)
+    take(ledger, "late", 5, hold(only))
+    ledger.tend(NOW)
+    ledger.close()
+    assert len(list(tmp_path.glob("*.log"))) == 2
+    ledger = EmbeddedLedger(Journal(tmp_path))
+    assert ledger.peek([hold(only)], NOW)[0].reserved == 55
+    ledger.close()
 
 
 def test_F72_amounts_out_of_range_are_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def book(part: Part, name: str, tokens: int, now: int = NOW) -> None:
 
 def again(part: Part, folder: Path) -> Part:
     part.ledger.close()
-    return Part(folder)
+    return Part(folder, "redis")
 
 
 def ends(part: Part) -> list[tuple[str, str, int]]:
@@ -34,7 +34,7 @@ def ends(part: Part) -> list[tuple[str, str, int]]:
 
 
 def test_it_remembers_store_members_and_its_own_name(tmp_path: Path) -> None:
-    part = Part(tmp_path)
+    part = Part(tmp_path, "redis")
     assert part.memory == Memory("", 0, {})
     assert part.empty
     name = part.name
@@ -47,7 +47,7 @@ def test_it_remembers_store_members_and_its_own_name(tmp_path: Path) -> None:
 
 
 def test_F66_ends_are_known_until_the_store_has_confirmed_them(tmp_path: Path) -> None:
-    part = Part(tmp_path)
+    part = Part(tmp_path, "redis")
     part.note_seen("e", 1, {})
     for name in "abcd":
         book(part, name, 10)
@@ -66,18 +66,24 @@ def test_F66_ends_are_known_until_the_store_has_confirmed_them(tmp_path: Path) -
 
 
 def test_F66_a_new_segment_of_the_journal_still_tells_of_them(tmp_path: Path) -> None:
-    part = Part(tmp_path)
+    part = Part(tmp_path, "redis")
     part.note_seen("e", 3, {"a": 1})
     book(part, "a", 10)
     part.ledger.settle("a", amounts(4), NOW, {})
     told = Told("a", "s", amounts(4))
     part.journal._segment_bytes = 1
     part.ledger.flush()
+    part.undelivered.append(told)
+    part.keep()
     part.ledger.tend(NOW)
+    part.journal._segment_bytes = 10**9
+    part = again(part, tmp_path)  # killed before the new segment had its notes
+    assert part.memory == Memory("e", 3, {"a": 1})
+    assert ends(part) == [("a", "s", 4)]
     part.note_seen(*part.memory)
     part.note_undelivered(told)
     part.ledger.tend(NOW)
-    part.ledger.tend(NOW)
+    (tmp_path / "store.json").unlink()
     part = again(part, tmp_path)
     assert part.memory == Memory("e", 3, {"a": 1})
     assert ends(part) == [("a", "s", 4)]
@@ -85,7 +91,7 @@ def test_F66_a_new_segment_of_the_journal_still_tells_of_them(tmp_path: Path) ->
 
 
 def test_what_was_counted_without_a_store_is_pushed_not_told(tmp_path: Path) -> None:
-    part = Part(tmp_path)
+    part = Part(tmp_path, "redis")
     book(part, "a", 10)
     part.ledger.settle("a", amounts(4), NOW, {})
     part = again(part, tmp_path)
@@ -96,7 +102,7 @@ def test_what_was_counted_without_a_store_is_pushed_not_told(tmp_path: Path) -> 
 
 def test_its_chunks_hold_counters_and_open_reservations(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(redis_part, "CHUNK_ITEMS", 1)
-    part = Part(tmp_path)
+    part = Part(tmp_path, "redis")
     book(part, "a", 10)
     book(part, "b", 20, NOW + 120_000)
     book(part, "late", 7, NOW + 120_000)
@@ -124,7 +130,7 @@ def test_its_chunks_hold_counters_and_open_reservations(tmp_path: Path, monkeypa
 
 
 def test_what_nobody_was_told_of_is_unbooked(tmp_path: Path) -> None:
-    part = Part(tmp_path)
+    part = Part(tmp_path, "redis")
     book(part, "a", 10)
     part.give_up("a", NOW)
     part.give_up("never", NOW)

@@ -241,3 +241,34 @@ rules:
     target = snapshot.virtual_models["only-claude"].targets[0]
     assert set(target.clusters) == {Dialect.ANTHROPIC}
     assert "dialect_not_served" in {warning.code for warning in snapshot.warnings}
+
+
+@pytest.mark.parametrize(
+    ("text", "dearer"),
+    [
+        ("{id: a, limit: {requests: 1, window: 1m}, on_breach: fallback_to_gpt-4o}", True),
+        ("{id: a, limit: {requests: 1, window: 1m}, on_breach: fallback_to_gpt-4o-mini}", False),
+        ("{id: a, limit: {requests: 1, window: 1m}, on_breach: fallback_to_haiku}", False),
+        (
+            "{id: a, when: {models: [dear]}, limit: {requests: 1, window: 1m},"
+            " on_breach: fallback_to_gpt-4o}",
+            False,
+        ),
+        ("{id: a, limit: {requests: 1, window: 1m}, on_breach: fallback_to_dear}", True),
+    ],
+)
+def test_a_fallback_that_costs_more_than_what_was_asked_is_warned_of(
+    text: str, dearer: bool
+) -> None:
+    model = (
+        "name: dear\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: big, target: {provider: openai, model: gpt-4o}}\n"
+    )
+    snapshot = compiled(more=rule(text), model=model)
+    assert isinstance(snapshot, PolicySnapshot), snapshot
+    found = [warning for warning in snapshot.warnings if warning.code == "dearer_fallback"]
+    assert bool(found) is dearer
+    if dearer:
+        assert "openai/gpt-4o" in found[0].message
+        assert "intent-fast" in found[0].message
+        assert found[0].line > 0

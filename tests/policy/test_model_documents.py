@@ -35,6 +35,14 @@ def test_a_fallback_is_named_by_its_target_unless_it_has_an_id() -> None:
     assert model.breaker.cooldown_ms == 7_000
 
 
+def test_what_a_target_lacks_is_what_its_model_lacks_and_what_is_said() -> None:
+    text = MODEL.replace("gpt-4o-mini}", "gpt-4o-mini, lacks: [tools, vision]}")
+    text += "fallbacks:\n  - {provider: anthropic, model: claude-haiku-4-5, lacks: vision}\n"
+    model = snapshot(more=text).virtual_models["v"]
+    assert model.targets[0].lacks == {"tools", "vision", "thinking"}
+    assert model.fallbacks[0].lacks == {"vision"}
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -43,6 +51,7 @@ def test_a_fallback_is_named_by_its_target_unless_it_has_an_id() -> None:
         (("{id: one,", "{id: one, timeout_ms: 600001,"), "out_of_range"),
         (("{id: one,", '{id: "a b",'), "bad_id"),
         (("model: gpt-4o-mini", "modle: gpt-4o-mini"), "missing_key"),
+        (("model: gpt-4o-mini", "model: gpt-4o-mini, lacks: [eyes]"), "bad_value"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(change: tuple[str, str], code: str) -> None:

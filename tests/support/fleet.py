@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 from gateway import HEADERS, Gateway
+from usage_logs import verified
 
 Body = Callable[[random.Random], dict[str, Any]]
 PATH = "/v1/chat/completions"
@@ -34,6 +35,10 @@ class Fleet:
         """What all of them have settled, once nothing is reserved any more. With a shared store
         each gateway tells its own part."""
         return sum(gateway.settled(name, seconds) for gateway in self.gateways)
+
+    def verify(self) -> None:
+        """As ``Gateway.verify``, of all logs together: a shared store has one ceiling for all."""
+        verified(*(gateway.state / "ledger" for gateway in self.gateways))
 
     def race(self, seed: int, callers: int, body: Body, leaves: float = 0.0) -> Counter[int]:
         """``callers`` calls at the same moment, spread over the gateways; statuses by count, 0 for

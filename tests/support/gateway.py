@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import psutil
+from usage_logs import verified
 
 START_S = 40.0
 SETTLE_S = 10.0
@@ -89,12 +90,14 @@ class Gateway:
             (self.policy / name).write_text(text)
         self._arguments = arguments
         self.url = self.console = self.demo = ""
+        self.wrapper: list[str] = []
+        """A command that runs ours, such as ``prlimit``."""
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> Gateway:
         """Starts it and waits until it serves."""
         command = [
-            sys.executable, "-m", "extproc", "up", "--policy", str(self.policy),
+            *self.wrapper, sys.executable, "-m", "extproc", "up", "--policy", str(self.policy),
             "--state", str(self.state), "--listen", "127.0.0.1:0", "--console", "127.0.0.1:0",
             "--concurrency", "1", *self._arguments,
         ]  # fmt: skip
@@ -116,12 +119,14 @@ class Gateway:
         raise AssertionError("the gateway did not start:\n" + "".join(lines))
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """SIGTERM; the exit code. What it leaves must prove the bound: see ``verify``."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(timeout=30)
+            status = self.process.wait(timeout=30)
+            self.verify()
+            return status
         finally:
             if self.process.poll() is None:
                 for child in psutil.Process(self.process.pid).children(recursive=True):
@@ -129,6 +134,12 @@ class Gateway:
                 self.process.kill()
             assert self.process.stdout is not None
             self.process.stdout.close()
+
+    def verify(self) -> None:
+        """Fails with the first entry of the usage log that breaks the bound, if there is one."""
+        folder = self.state / "ledger"
+        if folder.is_dir():
+            verified(folder)
 
     def child(self, word: str) -> psutil.Process:
         """The child process whose command line holds the word."""
@@ -199,6 +210,11 @@ class Gateway:
             if line.startswith(name + " "):
                 return float(line.split()[1])
         raise AssertionError(f"no metric {name}")
+
+    def metric_sum(self, name: str) -> float:
+        """A metric over all its labels."""
+        lines = httpx.get(f"{self.console}/metrics").text.splitlines()
+        return sum(float(line.split()[1]) for line in lines if line.startswith(name + "{"))
 
     def save_policy(self, name: str, text: str) -> None:
         """Saves a policy file as an editor does: written aside, then renamed."""

@@ -54,9 +54,11 @@ fallbacks:
 """
 
 
-def compiled(policy: str = POLICY, generation: int = 1) -> PolicySnapshot:
-    """The snapshot of the base policy with another file beside it."""
+def compiled(policy: str = POLICY, generation: int = 1, **defaults: int) -> PolicySnapshot:
+    """The snapshot of the base policy with another file beside it, and with other ``defaults``."""
     files = {**base_policy(), **({"more.yaml": policy} if policy else {})}
+    if defaults:
+        files["gateway.yaml"] += f"defaults: {json.dumps(defaults)}\n"
     encoded = {name: text.encode() for name, text in files.items()}
     snapshot = compile_folder(encoded, generation, {}, "http://127.0.0.1:9")
     assert isinstance(snapshot, PolicySnapshot), snapshot
@@ -66,8 +68,8 @@ def compiled(policy: str = POLICY, generation: int = 1) -> PolicySnapshot:
 class World:
     """A gate and a ledger, and the loop that the edge runs."""
 
-    def __init__(self, policy: str = POLICY) -> None:
-        self.gate = Gate(Generation(compiled(policy)))
+    def __init__(self, policy: str = POLICY, **defaults: int) -> None:
+        self.gate = Gate(Generation(compiled(policy, **defaults)))
         self.ledger = MemoryLedger()
         self.requests = 0
         self.reservations: list[Reserve] = []
@@ -124,7 +126,7 @@ class World:
         event = AttemptStarted(f"r{self.requests}", place + 1, cluster)
         machine = AttemptMachine(self.gate, event)
         command: Any = machine.on_body(first.body, now)
-        if isinstance(command, Reserve):
+        while isinstance(command, Reserve):
             self.reservations.append(command)
             command = machine.on_reserved(Reserved(self.reserve(command), now))
         return command

@@ -21,6 +21,7 @@ from extproc.wire.inference_request import (
     InferenceRequest,
     needs_usage_injected,
     parse_inference_request,
+    renamed_maximum,
     rewrite,
 )
 
@@ -415,7 +416,6 @@ def test_only_the_model_changes(operation: Operation) -> None:
         (CHAT, "openai/o1-mini", "max_completion_tokens"),
         (COMPLETIONS, "gpt-5", "max_tokens"),
         (RESPONSES, "gpt-5", "max_output_tokens"),
-        (MESSAGES, "claude-haiku-4-5", "max_tokens"),
     ],
 )
 def test_injected_maximum_is_the_field_that_the_target_knows(
@@ -430,6 +430,61 @@ def test_injected_maximum_takes_the_place_of_null() -> None:
     body = b'{"max_tokens":null,"model":"m","messages":[]}'
     rewritten = rewrite(parse_inference_request(CHAT, body), "t", 5, False)
     assert rewritten == b'{"max_tokens":5,"model":"t","messages":[]}'
+
+
+@pytest.mark.parametrize(
+    ("operation", "named", "expected"),
+    [
+        (CHAT, {"max_tokens": 100}, {"max_tokens": 77}),
+        (CHAT, {"max_completion_tokens": 100}, {"max_completion_tokens": 77}),
+        (CHAT, {"max_tokens": None, "max_completion_tokens": 100}, {"max_completion_tokens": 77}),
+        (CHAT, {"max_tokens": 100, "max_completion_tokens": 200}, None),
+        (CHAT, {"max_tokens": 10, "max_completion_tokens": 200}, {"max_completion_tokens": 77}),
+        (CHAT, {"max_tokens": 10}, {}),
+        (COMPLETIONS, {"max_tokens": 78}, {"max_tokens": 77}),
+        (RESPONSES, {"max_output_tokens": 100}, {"max_output_tokens": 77}),
+        (MESSAGES, {"max_tokens": 100}, {"max_tokens": 77}),
+        (MESSAGES, {"max_tokens": 77}, {}),
+    ],
+)
+def test_a_maximum_lowers_every_field_above_it_and_raises_none(
+    operation: Operation, named: dict[str, Any], expected: dict[str, int] | None
+) -> None:
+    request = parse(operation, **named)
+    rewritten = orjson.loads(rewrite(request, "gpt-5", 77, False))
+    changed = dict.fromkeys(named, 77) if expected is None else expected
+    assert rewritten == {**MINIMAL[operation], **named, "model": "gpt-5", **changed}
+
+
+def test_edits_replace_whole_fields_and_nothing_else() -> None:
+    body = b'{"model": "m", "reasoning_effort" : "high", "messages":[]}'
+    request = parse_inference_request(CHAT, body)
+    rewritten = rewrite(request, "t", None, False, {"reasoning_effort": b'"low"'})
+    assert rewritten == b'{"model": "t", "reasoning_effort" : "low", "messages":[]}'
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "expected"),
+    [
+        ("o3", b'{"model":"m","max_tokens":5}', b'{"model":"m","max_completion_tokens":5}'),
+        ("m", b'{"model":"m","max_completion_tokens":5}', b'{"model":"m","max_tokens":5}'),
+        ("m", b'{"model":"m","max_tokens":5}', b'{"model":"m","max_tokens":5}'),
+        ("o3", b'{"x":"\\"max_tokens\\"","max_tokens" : 5,"model":"m"}',
+         b'{"x":"\\"max_tokens\\"","max_completion_tokens" : 5,"model":"m"}'),
+        ("o3", b'{"max_completion_tokens":null,"model":"m","max_tokens":5}',
+         b'{"max_completion_tokens":5,"model":"m","max_tokens":null}'),
+        ("o3", b'{"model":"m","max_tok\\u0065ns":5}', b'{"model":"m","max_tok\\u0065ns":5}'),
+    ],
+)  # fmt: skip
+def test_F58_an_injected_maximum_moves_to_the_field_of_another_family(
+    model: str, body: bytes, expected: bytes
+) -> None:
+    assert renamed_maximum(parse_inference_request(CHAT, body), model) == expected
+
+
+def test_only_chat_has_two_fields_for_the_maximum() -> None:
+    request = parse(RESPONSES, max_output_tokens=5)
+    assert renamed_maximum(request, "o3") is request.body.body
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""A text that is certainly too long for a target does not go there; what may fit does."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from gateway import chat
+from hypothesis import given
+from hypothesis import strategies as st
+from policies import snapshot
+
+from extproc.core.context import without_narrow
+from extproc.core.estimate import MAX_BYTES_PER_TOKEN
+from extproc.core.routing import Chain
+from extproc.values.dialect import Dialect, Operation
+from extproc.wire.inference_request import parse_inference_request
+
+MODEL = """
+name: narrow
+type: gateway-load-balancing-config
+rules:
+  - {id: small, weight: 1, target: {provider: openai, model: small}}
+fallbacks:
+  - {id: large, provider: vertex, model: large}
+---
+name: prices
+type: gateway-config
+prices:
+  - {provider: openai, model: small, input_usd_per_mtok: 1, output_usd_per_mtok: 1,
+     context_tokens: 1000}
+  - {provider: vertex, model: large, input_usd_per_mtok: 1, output_usd_per_mtok: 1,
+     context_tokens: 2000}
+"""
+NARROW = snapshot(more=MODEL).virtual_models["narrow"]
+CHAIN = Chain(Dialect.OPENAI, NARROW.all_targets, NARROW.breaker)
+LONG = "word " * 6_000
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 30_000}}
+
+
+def left(operation: Operation, body: dict[str, Any]) -> list[str]:
+    request = parse_inference_request(operation, json.dumps(body).encode())
+    return [target.model for target in without_narrow(request, CHAIN).targets]
+
+
+@given(st.integers(0, 6_000))
+def test_a_target_is_left_out_when_no_tokenizer_could_make_the_text_fit(words: int) -> None:
+    body = chat(messages=[{"role": "user", "content": "word " * words}])
+    size = len(json.dumps(body))
+    expected = [
+        name
+        for name, context in (("small", 1_000), ("large", 2_000))
+        if size <= context * MAX_BYTES_PER_TOKEN
+    ]
+    assert left(Operation.CHAT_COMPLETIONS, body) == expected
+
+
+def test_a_chain_that_fits_whole_is_the_same_chain() -> None:
+    request = parse_inference_request(Operation.CHAT_COMPLETIONS, json.dumps(chat()).encode())
+    assert without_narrow(request, CHAIN) is CHAIN
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        (Operation.CHAT_COMPLETIONS, chat(messages=[{"role": "user", "content": [IMAGE]}])),
+        (Operation.EMBEDDINGS, {"model": "narrow", "input": ["word " * 300] * 20}),
+        (Operation.COMPLETIONS, {"model": "narrow", "prompt": ["word " * 300] * 20}),
+        (Operation.RESPONSES, {"model": "narrow", "input": LONG, "truncation": "auto"}),
+        (
+            Operation.MESSAGES,
+            chat(messages=[{"role": "user", "content": LONG}], context_management={"edits": []}),
+        ),
+    ],
+)
+def test_a_long_body_that_is_no_long_prompt_is_left_to_the_provider(
+    operation: Operation, body: dict[str, Any]
+) -> None:
+    assert left(operation, body) == ["small", "large"]

@@ -1,0 +1,204 @@
+"""What the services make of a ledger that answers later, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from asyncio import Future
+from random import Random
+from typing import Any
+
+import pytest
+from gateway import KEY, chat
+from world import compiled
+
+from extproc.core.gate import Gate
+from extproc.core.generation import Generation
+from extproc.edge.clock import Clock
+from extproc.edge.services import RequestService, Sidecar
+from extproc.ledger.memory import MemoryLedger
+from extproc.ledger.port import LedgerUnavailableError
+from extproc.pb import extproc_pb2 as pb
+from extproc.values.refusal import RefusalCode
+
+VELOCITY = """
+name: v
+type: gateway-budget-config
+velocity: [{id: fast, scope: user, max_usd_per_minute: 1}]
+budgets: [{id: all, ceiling_usd: 1, window: daily}]
+"""
+
+
+class Stream:
+    """A stream that keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.state: Any = None
+        self.sent: list[pb.ProcessingResponse] = []
+        self.failed = False
+
+    def send(self, message: bytes, *, end: bool = False) -> None:
+        self.sent.append(pb.ProcessingResponse.FromString(message))
+
+    def fail(self) -> None:
+        self.failed = True
+
+
+class LaterLedger(MemoryLedger):
+    """Answers what it is asked for when the test says so; or never can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[tuple[Future[Any], Any]] = []
+        self.away = False
+
+    def _later(self, answer: Any) -> Any:
+        if self.away:
+            raise LedgerUnavailableError
+        future: Future[Any] = asyncio.get_running_loop().create_future()
+        self.waiting.append((future, answer))
+        return future
+
+    def peek(self, holds: Any, now_ms: int) -> Any:
+        return self._later(lambda: super(LaterLedger, self).peek(holds, now_ms))
+
+    def reserve(self, *arguments: Any) -> Any:
+        return self._later(lambda: super(LaterLedger, self).reserve(*arguments))
+
+    async def answer(self, error: Exception | None = None) -> None:
+        for future, answer in self.waiting:
+            if error is None:
+                future.set_result(answer())
+            else:
+                future.set_exception(error)
+        self.waiting.clear()
+        await asyncio.sleep(0)
+
+
+def headers(path: str, end: bool) -> bytes:
+    message = pb.ProcessingRequest()
+    message.request_headers.end_of_stream = end
+    for name, value in (
+        (":path", path),
+        ("authorization", f"Bearer {KEY}"),
+        ("content-type", "application/json"),
+        ("x-request-id", "r1"),
+        ("x-tfy-user-id", "u"),
+    ):
+        header = message.request_headers.headers.headers.add()
+        header.key, header.raw_value = name, value.encode()
+    return message.SerializeToString()
+
+
+def body(**fields: Any) -> bytes:
+    message = pb.ProcessingRequest()
+    message.request_body.body = json.dumps(chat(**fields)).encode()
+    message.request_body.end_of_stream = True
+    return message.SerializeToString()
+
+
+class Rig:
+    """A service over a ledger that answers later."""
+
+    def __init__(self) -> None:
+        self.ledger = LaterLedger()
+        self.sidecar = Sidecar(
+            Gate(Generation(compiled(VELOCITY))), self.ledger, Clock(), Random(1)
+        )
+        self.service = RequestService(self.sidecar)
+        self.stream = Stream()
+
+    def ask_budget(self) -> None:
+        self.service.message(self.stream, headers("/v1/budget/effective?model=intent-fast", True))
+
+    def code(self) -> str:
+        (answer,) = self.stream.sent
+        document = json.loads(answer.immediate_response.body)
+        return str(document["error"]["code"])
+
+
+def test_counters_that_are_elsewhere_are_waited_for() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        rig.ask_budget()
+        assert rig.stream.sent == []
+        await rig.ledger.answer()
+        (answer,) = rig.stream.sent
+        assert answer.immediate_response.status.code == 200
+        document = json.loads(answer.immediate_response.body)
+        assert document["usd_remaining"] == "1.00"
+        assert rig.sidecar.metrics.refused == {}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_counters_that_cannot_be_read_are_a_refusal(later: bool) -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        rig.ledger.away = not later
+        rig.ask_budget()
+        await rig.ledger.answer(LedgerUnavailableError())
+        assert rig.code() == "store_unavailable"
+        assert rig.sidecar.metrics.refused == {RefusalCode.STORE_UNAVAILABLE: 1}
+
+    asyncio.run(scenario())
+
+
+def test_a_fault_of_ours_is_an_answer_too() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        rig.ask_budget()
+        await rig.ledger.answer(ValueError("a bug"))
+        assert rig.code() == "internal_error"
+        assert rig.sidecar.metrics.internal_errors == 1
+
+    asyncio.run(scenario())
+
+
+def test_nobody_is_answered_who_left() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        rig.ask_budget()
+        rig.service.closed(rig.stream)
+        await rig.ledger.answer()
+        assert rig.stream.sent == []
+
+    asyncio.run(scenario())
+
+
+def test_who_left_before_the_reservation_counts_for_no_velocity() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        rig.service.message(rig.stream, headers("/v1/chat/completions", False))
+        rig.service.message(rig.stream, body(max_tokens=1_000))
+        meter = rig.sidecar.gate.velocity.meter("fast", "u")
+        assert meter is not None
+        now_ms = rig.sidecar.clock.now_ms()
+        assert meter.rate(now_ms) > 0
+        rig.service.closed(rig.stream)
+        await rig.ledger.answer()
+        assert meter.rate(rig.sidecar.clock.now_ms()) == 0
+        assert rig.ledger._entries["r1/1"].ended == "released"
+        assert rig.sidecar.gate.in_flight == {}
+
+    asyncio.run(scenario())
+
+
+def test_what_went_out_is_not_taken_back_by_a_fault_afterwards() -> None:
+    """The attempt's count ends with the attempt, once."""
+
+    async def scenario() -> None:
+        rig = Rig()
+        rig.service.message(rig.stream, headers("/v1/chat/completions", False))
+        rig.service.message(rig.stream, body(max_tokens=1_000))
+        machine = rig.stream.state
+        await rig.ledger.answer()
+        meter = rig.sidecar.gate.velocity.meter("fast", "u")
+        assert meter is not None
+        before = meter.rate(rig.sidecar.clock.now_ms())
+        assert before > 0
+        machine.refuse_internal_error()
+        assert meter.rate(rig.sidecar.clock.now_ms()) == before
+
+    asyncio.run(scenario())
