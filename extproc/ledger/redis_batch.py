@@ -37,6 +37,7 @@ class AccountPlan:
         "account",
         "encoded_keys",
         "epoch",
+        "formers",
         "holds",
         "shadows",
         "shape",
@@ -53,6 +54,13 @@ class AccountPlan:
         self.epoch = epoch
         keys = [names.counter(epoch, hold.limit.key, hold.scope_value) for hold in account.holds]
         self.encoded_keys = b"".join(map(bulk, keys))
+        self.formers = [
+            names.counter(epoch, hold.limit.renamed_from, hold.scope_value)
+            if hold.limit.renamed_from
+            else b""
+            for hold in account.holds
+        ]
+        """By hold: the key of its rule's former name, empty for most."""
         self.holds: list[tuple[int, int, int]] = []
         """Place, ceiling and kind (``_SHOWN``) of each enforced hold."""
         self.shadows: list[tuple[int, Limit]] = []
@@ -75,7 +83,7 @@ class AccountPlan:
         """Encodes the windows as they are at ``now_ms``, with the calendar's next period."""
         words: list[int | str] = []
         self.valid_until_ms = NO_CEILING
-        for limit, _, ceiling in self.account.holds:
+        for (limit, _, ceiling), former in zip(self.account.holds, self.formers, strict=True):
             window = limit.window
             if isinstance(window, SlidingWindow):
                 times = (window.slot_ms, 0, 0, 0)
@@ -85,7 +93,7 @@ class AccountPlan:
                 times = (0, start, ends, window.slot_ends_ms(ends))
                 self.valid_until_ms = min(self.valid_until_ms, ends)
             shown = -1 if ceiling >= NO_CEILING else min(ceiling, MAX_AMOUNT)
-            words += (int(limit.unit), shown, *times, window_name(window))
+            words += (int(limit.unit), shown, *times, window_name(window), former.decode())
         self.shape = bulk(pack(words))
 
 
@@ -211,6 +219,9 @@ class Batch:
                     self.plans[plan] = counters
                     counters += len(plan.account.holds)
                     key_parts.append(plan.encoded_keys)
+                    for former in filter(None, plan.formers):
+                        extras.append(bulk(former))
+                        extra_keys += 1
                     if now_ms >= plan.valid_until_ms:
                         plan.fit(now_ms)
                 if isinstance(operation, Asked):

@@ -105,6 +105,10 @@ class Courier:
         return len(self._told) + len(self._unread)
 
     @property
+    def _anything(self) -> bool:
+        return bool(self._waiting or self._told or self._unread)
+
+    @property
     def idle(self) -> bool:
         """Nothing is under way and nothing is to be sent."""
         return not (self._told or self._unread or self._in_flight or self._pending)
@@ -200,7 +204,7 @@ class Courier:
 
     def _send(self) -> None:
         self._scheduled = False
-        while self.ready and self._in_flight < MAX_IN_FLIGHT and (self._waiting or self._told):
+        while self.ready and self._in_flight < MAX_IN_FLIGHT and self._anything:
             operations: list[Operation] = []
             while self._told and len(operations) < MAX_BATCH:
                 told = self._told.popleft()
@@ -279,7 +283,7 @@ class Courier:
                     self._fail(operation, answer)
             self._not_sent(batch)
             self.lost(answer.reason)
-        if self._waiting or self._told:
+        if self._anything:
             self.wake()
 
     def _refused(self, batch: Batch, message: str) -> None:

@@ -94,7 +94,7 @@ def test_F71_a_calendar_is_sent_with_its_next_period_and_fitted_again() -> None:
     def sent() -> list[object]:
         return msgspec.msgpack.decode(monthly.shape.split(b"\r\n", 1)[1][:-2])
 
-    assert sent() == [1, 5, 0, january, february, march, "cmonthly@UTC"]
+    assert sent() == [1, 5, 0, january, february, march, "cmonthly@UTC", ""]
     assert monthly.valid_until_ms == february
     Batch([asked("r", monthly)], "e").encode(b"f" * 40, NAMES, 0, february)
     assert sent()[3:5] == [february, march]

@@ -630,6 +630,28 @@ def test_F78_an_edited_window_gives_nobody_a_fresh_allowance(stepped: SteppedRed
     assert stepped.peek([hold(limit("all", 100, "daily"))], NOW + 66_000)[0][1:3] == (10, 20)
 
 
+def test_F78_a_renamed_rule_keeps_its_usage(stepped: SteppedRedis) -> None:
+    before = hold(limit("before", 100, "1h"))
+    after = hold(replace(limit("after", 100, "1h"), renamed_from="before"))
+    lease_ms = 10 * 3_600_000
+    for name, tokens, now in (("a", 30, NOW), ("b", 40, NOW + 300_000)):
+        account = Account([before], {})
+        outcome = stepped.reserve(name, account, amounts(tokens), now, now + lease_ms)
+        assert isinstance(outcome, Granted)
+    later = NOW + 600_000
+    assert isinstance(take(stepped, "c", 31, after, now=later), Denied)
+    assert isinstance(take(stepped, "c", 20, after, now=later), Granted)
+    assert stepped.peek([after], later)[0][1:3] == (0, 90)
+    # Another sidecar may not have the new policy yet: its requests count with the others.
+    assert isinstance(take(stepped, "d", 11, before, now=later), Denied)
+    assert isinstance(take(stepped, "d", 5, before, now=later), Granted)
+    # What was booked under the former name ends under the present one.
+    stepped.settle("a", amounts(10), later, {})
+    stepped.settle("d", amounts(5), later, {})
+    assert stepped.peek([after], later)[0][1:3] == (15, 60)
+    assert stepped.peek([after], NOW + 10 * 3_600_000)[0][1:3] == (0, 0)
+
+
 def test_renewed_leases_are_renewed_in_the_store(server: RedisServer, tmp_path: Path) -> None:
     async def scenario() -> None:
         ledger = await opened(server, tmp_path)

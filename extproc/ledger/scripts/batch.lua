@@ -5,8 +5,8 @@
 -- ARGV: epoch, highest sequence seen, number of accounts, the accounts, the operations. The last
 -- two are MessagePack arrays (its integers are exact, and reading them is most of what a script
 -- does).
--- An account is seven words per counter: unit, ceiling (-1: only watched), slot_ms (0: the
--- calendar), start, end and next end of the calendar's period, window.
+-- An account is eight words per counter: unit, ceiling (-1: only watched), slot_ms (0: the
+-- calendar), start, end and next end of the calendar's period, window, key of the former name.
 -- Operations: r account lease_ms amounts; e kind amounts; b lease_ms amounts; k account amount; p
 -- account.
 -- A record: state, end of lease, amounts, what was taken (counter, unit, slot, version of each).
@@ -31,7 +31,7 @@ local next_key, next_arg = 3, 4
 for number = 1, tonumber(ARGV[3]) do
   local account = {}
   local shape = cmsgpack.unpack(ARGV[next_arg])
-  for word = 1, #shape, 7 do
+  for word = 1, #shape, 8 do
     local slot_ms, start, ends = shape[word + 2], shape[word + 3], shape[word + 4]
     local slot = start
     if slot_ms > 0 then
@@ -42,7 +42,7 @@ for number = 1, tonumber(ARGV[3]) do
     elseif now >= ends then
       slot, ends = ends, shape[word + 5]
     end
-    local counter = open(KEYS[next_key], shape[word + 6], slot, ends, now)
+    local counter = open(KEYS[next_key], shape[word + 6], slot, ends, now, shape[word + 7])
     account[#account + 1] = {counter, shape[word] + 1, shape[word + 1]}
     totals_of[#totals_of + 1] = counter
     next_key = next_key + 1
@@ -217,8 +217,12 @@ end
 local totals = {}
 for place, counter in ipairs(totals_of) do totals[place] = counter.t end
 for _, counter in pairs(counters) do
-  if counter.dirty then write(counter, now) end
+  if counter.dirty then
+    write(counter, now)
+    counter.dirty = nil
+  end
 end
+write_leads()
 for key, record in pairs(records) do
   if record.dirty then
     local packed = cmsgpack.pack({record.state, record.lease, record.amounts, record.taken})

@@ -10,18 +10,25 @@ local MAX = 9007199254740991 -- 2^53 - 1: above it a double is not exact
 local OLDER = 60             -- older slots of a sliding window that still count
 local GRACE_MS = 60000       -- a key outlives what it counts by this
 
-local counters = {}
+local LED = 195              -- MessagePack's true: what a renamed rule's former counter begins with
+local LED_MS = 7200000       -- it leads to the present one for longer than any request lives
+
+local counters, led = {}, {}
 
 local function whole(number)
   return string.format('%.0f', number) -- tostring writes 1e+15
 end
 
-local function load(key)
+local load
+function load(key)
   local counter = counters[key]
   if counter then return counter end
   local packed = redis.call('HGET', key, 'now')
   counter = {key = key, set = {}, gone = {}}
-  if packed then
+  if packed and string.byte(packed) == LED then
+    local _, present = cmsgpack.unpack(packed)
+    counter = load(present)
+  elseif packed then
     counter.w, counter.s, counter.e, counter.t, counter.a, counter.h, counter.o, counter.v,
       counter.m = cmsgpack.unpack(packed)
   else
@@ -85,20 +92,40 @@ local function move(counter, slot, ends)
   counter.moved = true
 end
 
+-- Lets go what has left a counter's own window by now. `slot` and `ends` are a calendar's.
+local function age(counter, slot, ends, now)
+  if now < counter.e then return end
+  local slot_ms = slot_ms_of(counter.w)
+  local current = slot_ms and math.floor(now / slot_ms) or slot
+  if current > counter.s then
+    move(counter, current, slot_ms and (current + 1) * slot_ms or ends)
+  end
+end
+
+-- What was counted under a rule's former name counts under the present one, from now on, and the
+-- former name leads here: for requests that were booked on it, and sidecars that do not know yet.
+local function adopt(former, counter, is_new, now)
+  local old = load(former)
+  if old == counter or old.fresh then return end
+  age(old, counter.s, counter.e, now)
+  counter.a, counter.h = counter.a + old.t, counter.h + held_of(old)
+  counter.t = counter.t + old.t
+  if is_new then counter.v, counter.m = old.v + 1, counter.s end
+  counter.dirty, old.dirty = true, nil
+  counters[former], led[former] = counter, counter.key
+end
+
 -- Loads a counter for a window whose current slot is known. A slot never goes back.
-local function open(key, w, slot, ends, now)
+local function open(key, w, slot, ends, now, former)
   local counter = load(key)
-  if counter.fresh then
+  local is_new = counter.fresh
+  if is_new then
     counter.fresh, counter.moved = nil, true
     counter.w, counter.s, counter.e, counter.o = w, slot, ends, slot
     counter.t, counter.a, counter.h, counter.v, counter.m = 0, 0, 0, 0, 0
   elseif counter.w ~= w then
     -- An edited window: what counted until now counts from now on, nobody gets a fresh allowance.
-    if now >= counter.e then
-      local slot_ms = slot_ms_of(counter.w)
-      local current = slot_ms and math.floor(now / slot_ms) or slot
-      move(counter, current, slot_ms and (current + 1) * slot_ms or ends)
-    end
+    age(counter, slot, ends, now)
     local held = held_of(counter)
     for _, cell in ipairs(older(counter)) do counter.gone[whole(cell[1])] = true end
     counter.w, counter.s, counter.e, counter.o, counter.m = w, slot, ends, slot, slot
@@ -107,6 +134,7 @@ local function open(key, w, slot, ends, now)
   elseif now >= counter.e and slot > counter.s then
     move(counter, slot, ends)
   end
+  if former and former ~= '' then adopt(former, counter, is_new, now) end
   return counter
 end
 
@@ -148,6 +176,14 @@ local function write(counter, now)
     local slot_ms = slot_ms_of(counter.w)
     local leaves = slot_ms and (counter.s + OLDER + 1) * slot_ms or counter.e
     redis.call('PEXPIRE', key, math.max(leaves - now, 0) + GRACE_MS)
+  end
+end
+
+local function write_leads()
+  for former, present in pairs(led) do
+    redis.call('DEL', former)
+    redis.call('HSET', former, 'now', cmsgpack.pack(true, present))
+    redis.call('PEXPIRE', former, LED_MS)
   end
 end
 
