@@ -21,7 +21,7 @@ from extproc.core.commands import Forward, Reserve
 from extproc.core.events import RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import Gate
 from extproc.core.generation import Generation
-from extproc.core.machine import RequestMachine
+from extproc.core.queueing import QueueingMachine
 from extproc.ledger.embedded import EmbeddedLedger
 from extproc.ledger.journal import Journal
 from extproc.policy.compiler import compile_folder
@@ -97,7 +97,7 @@ def run_decision(rules: int, samples: int = SAMPLES) -> list[int]:
 
 def _decide(gate: Gate, ledger: EmbeddedLedger, headers: RequestHeaders, body: RequestBody) -> int:
     began_ns = time.perf_counter_ns()
-    machine = RequestMachine(gate)
+    machine = QueueingMachine(gate)
     machine.on_headers(headers)
     command = machine.on_body(body)
     while isinstance(command, Reserve):

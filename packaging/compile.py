@@ -29,6 +29,7 @@ HOT_MODULES = (
     "core/holds",
     "core/kill_switch",
     "core/machine",
+    "core/queueing",
     "core/routing",
     "core/sessions",
     "core/settlement",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from extproc.core.routing import Chain
+from extproc.core.waiting import Waiter
 from extproc.ledger.port import Account, Hold, Remaining
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect, Operation
@@ -81,6 +82,14 @@ class SendAttempt(NamedTuple):
     """As those of ``Forward``."""
 
 
+class Wait(NamedTuple):
+    """Keep the request until the waiting room calls it, or its client leaves."""
+
+    waiter: Waiter
+    hold_ms: int
+    """How long Envoy must be told to wait for the answer; 0 when it was told before."""
+
+
 class Settle(NamedTuple):
     """End a reservation at its real cost."""
 
@@ -106,5 +115,5 @@ class Renew(NamedTuple):
 
 Verdict = AwaitBody | Refuse | Answer | Forward | SendAttempt
 """What is answered to Envoy at once."""
-Command = Verdict | Reserve
+Command = Verdict | Reserve | Wait
 EndCommand = Settle | Release

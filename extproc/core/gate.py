@@ -17,6 +17,7 @@ from extproc.core.kill_switch import KillSwitch
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
 from extproc.core.velocity import Counted, Velocity
+from extproc.core.waiting import WaitingRoom
 from extproc.core.watched import Watched
 from extproc.core.workflows import Workflows
 from extproc.ledger.port import Hold
@@ -79,6 +80,7 @@ class Gate:
         "kills",
         "sessions",
         "velocity",
+        "waiting",
         "watched",
         "workflows",
     )
@@ -90,6 +92,7 @@ class Gate:
         self.sessions = Sessions()
         self.velocity = Velocity()
         self.kills = KillSwitch()
+        self.waiting = WaitingRoom()
         self.watched = Watched()
         self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}

@@ -5,6 +5,8 @@
     body     -> Reserve | Forward (operations that are free) | Refuse
     reserved -> Forward | Reserve (clamped, degraded or elsewhere) | Refuse
 
+Where a rule lets requests wait, ``core/queueing.py`` adds to this.
+
 The machine reads one policy generation from its first event to its last, so a reload in between
 changes nothing for it. An event in the wrong state is a bug of ours and raises ``AssertionError``;
 the edge then answers 503, and nothing passes.
@@ -19,7 +21,7 @@ from extproc.core import effective_budget, refusals
 from extproc.core.breach import Asked, Way, notes_of, ways_on
 from extproc.core.callers import Caller, Plan, kind_of
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
-from extproc.core.commands import Answer, AwaitBody, Forward, Peek, Refuse, Reserve
+from extproc.core.commands import Answer, AwaitBody, Forward, Peek, Refuse, Reserve, Wait
 from extproc.core.context import without_narrow
 from extproc.core.effective_budget import Question
 from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bound_tokens
@@ -62,6 +64,7 @@ class State(Enum):
     BODY = "body"
     RESERVATION = "reservation"
     PEEK = "peek"
+    TURN = "turn"
     DONE = "done"
 
 
@@ -71,6 +74,7 @@ class RequestMachine:
     __slots__ = (
         "_amounts",
         "_asked",
+        "_body",
         "_caller",
         "_chain",
         "_clamps",
@@ -78,6 +82,7 @@ class RequestMachine:
         "_first_refusal",
         "_gate",
         "_generation",
+        "_headers",
         "_now_ms",
         "_overrides",
         "_plan",
@@ -95,6 +100,8 @@ class RequestMachine:
     )
 
     operation: Operation
+    _headers: RequestHeaders
+    _body: RequestBody
     _caller: Caller
     _remove: Sequence[str]
     _asked: InferenceRequest
@@ -123,6 +130,7 @@ class RequestMachine:
     def on_headers(self, event: RequestHeaders) -> AwaitBody | Answer | Peek | Refuse:
         """Who asks, and may they ask at all."""
         assert self.state is State.HEADERS
+        self._headers = event
         generation = self._generation
         try:
             headers = generation.names.parse(event.headers)
@@ -157,9 +165,10 @@ class RequestMachine:
         self.state = State.BODY
         return AWAIT_BODY
 
-    def on_body(self, event: RequestBody) -> Reserve | Forward | Refuse:
+    def on_body(self, event: RequestBody) -> Reserve | Forward | Wait | Refuse:
         """What is asked for, where it would go, and what it may cost."""
         assert self.state is State.BODY
+        self._body = event
         self._now_ms = event.now_ms
         gate, generation = self._gate, self._generation
         try:
@@ -188,7 +197,7 @@ class RequestMachine:
                 return self._refuse(self._too_long())
         return self._reserve_first()
 
-    def on_reserved(self, event: Reserved) -> Forward | Reserve | Refuse:
+    def on_reserved(self, event: Reserved) -> Forward | Reserve | Wait | Refuse:
         """The ledger's answer: go, go elsewhere, or not at all."""
         assert self.state is State.RESERVATION
         outcome = event.outcome
@@ -239,7 +248,7 @@ class RequestMachine:
         self.state = State.PEEK
         return Peek(found.holds, event.now_ms)
 
-    def _reserve_first(self) -> Reserve | Refuse:
+    def _reserve_first(self) -> Reserve | Wait | Refuse:
         caller, request, target = self._caller, self._request, self._chain.targets[0]
         plan = caller.plans.get((self.operation, request.model, target.name))
         if plan is None:
@@ -293,7 +302,7 @@ class RequestMachine:
             self._gate.watched.add(holds)
         return Account(holds, about)
 
-    def _reserve(self, chain: Chain) -> Reserve | Refuse:
+    def _reserve(self, chain: Chain) -> Reserve | Wait | Refuse:
         target, plan = chain.targets[0], self._plan
         self._rules = plan.rules
         if plan.checked != self._gate.kills.version:
@@ -317,14 +326,14 @@ class RequestMachine:
             self._now_ms,
         )
 
-    def _breached(self, denied: Denied) -> Reserve | Refuse:
+    def _breached(self, denied: Denied) -> Reserve | Wait | Refuse:
         shorter = self._clamped(denied)
         if shorter is not None:
             self._request = shorter
             return self._reserve(self._chain)
         return self._act_on(denied)
 
-    def _act_on(self, denied: Denied) -> Reserve | Refuse:
+    def _act_on(self, denied: Denied) -> Reserve | Wait | Refuse:
         """The breach action of limits that no shorter answer fits."""
         standing = denied.standings[0]
         estimated = self._amounts[standing.hold.limit.unit]
@@ -370,7 +379,7 @@ class RequestMachine:
         self._request = self._asked if self._way is None else self._way.request
         self._clamps = 0
 
-    def _take(self, way: Way) -> Reserve | Refuse:
+    def _take(self, way: Way) -> Reserve | Wait | Refuse:
         """Reserves for another way, on the counters of its own provider."""
         self._way = way
         self._as_asked()

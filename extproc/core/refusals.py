@@ -94,6 +94,28 @@ def killed(field: str) -> Refusal:
     return Refusal(RefusalCode.KILLED, message, extra=(("field", field),))
 
 
+def queue_full(limit: Limit) -> Refusal:
+    """The limit is full, and so is its queue. Whoever waits now has gone by the time named."""
+    message = f"{_named(limit)} is full, and too many requests wait for it already."
+    return _not_waiting(limit, message, max(1, limit.max_wait_ms // 1000))
+
+
+def stopping(limit: Limit) -> Refusal:
+    """The gateway stops while the request waits: another one, or the next, may serve it."""
+    message = f"{_named(limit)} is full, and the gateway is being stopped."
+    return _not_waiting(limit, message, 1)
+
+
+def _not_waiting(limit: Limit, message: str, retry_after_s: int) -> Refusal:
+    code = RefusalCode.BUDGET_EXCEEDED if limit.is_budget else RefusalCode.RATE_LIMIT_EXCEEDED
+    extra = (("rule_id", limit.rule_id), ("scope", scope_text(limit)))
+    return Refusal(code, message, retry_after_s, extra=extra)
+
+
+def _named(limit: Limit) -> str:
+    return f"The {'budget' if limit.is_budget else 'limit'} {limit.rule_id!r}"
+
+
 def too_many_sessions(max_sessions: int) -> Refusal:
     """A credential opened more sessions today than it may."""
     message = f"This credential has opened its {max_sessions} sessions of today."

@@ -63,7 +63,7 @@ class Admin:
         sidecar = self._sidecar
         report_velocity(sidecar.gate.velocity, sidecar.metrics, sidecar.notify)
         sidecar.metrics.killed = sidecar.gate.kills.count
-        return sidecar.metrics.render(len(sidecar.gate.in_flight), sidecar.ledger.state)
+        return sidecar.metrics.render(sidecar.gate, sidecar.ledger.state)
 
     def _policy(self) -> dict[str, object]:
         policy = self._sidecar.gate.generation.policy

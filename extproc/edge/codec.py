@@ -14,6 +14,7 @@ from typing import Any
 from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt
 from extproc.core.events import AttemptFailed, Ending, RequestEnded, RequestGoesOn
 from extproc.core.routing import Chain
+from extproc.envoy.ext_proc import MAX_MESSAGE_TIMEOUT_S, MESSAGE_TIMEOUT_S
 from extproc.pb import extproc_pb2 as pb
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect, Operation
@@ -267,6 +268,18 @@ def encode_send_attempt(command: SendAttempt) -> bytes:
     )
     said = _metadata(_notes(command.notes)) if command.notes else b""
     return _body_response(headers, command.body, b"", said)
+
+
+def encode_hold(hold_ms: int) -> bytes:
+    """Tells Envoy to wait for the answer to this message longer than usual, in whole seconds."""
+    return _hold(-(-hold_ms // 1000) + MESSAGE_TIMEOUT_S)
+
+
+@lru_cache(maxsize=128)
+def _hold(seconds: int) -> bytes:
+    response = pb.ProcessingResponse()
+    response.override_message_timeout.seconds = min(seconds, MAX_MESSAGE_TIMEOUT_S)
+    return response.SerializeToString()
 
 
 def encode_refuse(command: Refuse) -> bytes:

@@ -36,14 +36,14 @@ class GrpcioStream:
     def __init__(self) -> None:
         self.state: Any = None
         self.ended = False
-        self.answers: asyncio.Queue[bytes | None] = asyncio.Queue()
-        """Messages to send; None ends the stream with an error."""
+        self.answers: asyncio.Queue[tuple[bytes, bool] | None] = asyncio.Queue()
+        """Messages to send, and whether each is the last; None ends the stream with an error."""
 
     def send(self, message: bytes, *, end: bool = False) -> None:
         """See ``Stream``."""
         if not self.ended:
             self.ended = end
-            self.answers.put_nowait(message)
+            self.answers.put_nowait((message, end))
 
     def fail(self) -> None:
         """See ``Stream``."""
@@ -97,26 +97,44 @@ class GrpcioServer:
         await self._server.stop(grace_s)
 
     async def _exchange(self, _: Any, context: Any) -> None:
-        """ext_proc: one answer for each message, possibly later."""
+        """ext_proc: each message is answered, possibly later, and by more than one message."""
         stream = GrpcioStream()
+        # Read while an answer is awaited: that is how a peer that leaves meanwhile is noticed.
+        reading = asyncio.create_task(self._read(stream, context))
+        try:
+            while (answer := await stream.answers.get()) is not None:
+                message, end = answer
+                self._service.before_write()
+                await context.write(message)
+                if end:
+                    return  # the only way to end with OK
+        finally:
+            reading.cancel()
+            if not stream.ended:
+                stream.ended = True
+                self._service.closed(stream)
+        await context.abort(grpc.StatusCode.INTERNAL, "no answer")
+
+    async def _read(self, stream: GrpcioStream, context: Any) -> None:
+        """Hands on what arrives. The stream fails with what it cannot handle, and when the peer is
+        done before it was told how it ends."""
         try:
             while not stream.ended:
                 data = await context.read()
                 if data is aio.EOF:
                     break
                 self._service.message(stream, data)
-                answer = await stream.answers.get()
-                if answer is None:
-                    break
-                self._service.before_write()
-                await context.write(answer)
-                if stream.ended:
-                    return  # the only way to end with OK
-        finally:
-            if not stream.ended:
-                stream.ended = True
-                self._service.closed(stream)
-        await context.abort(grpc.StatusCode.INTERNAL, "no answer")
+        except Exception as error:  # noqa: BLE001  whatever it is, the stream must not end well
+            self._report(error)
+        if not stream.ended:
+            stream.ended = True
+            self._service.closed(stream)
+            stream.answers.put_nowait(None)
+
+    def _report(self, error: Exception) -> None:
+        """Hands an exception to the loop's handler, which logs it; the process goes on."""
+        loop = asyncio.get_running_loop()
+        loop.call_exception_handler({"message": "a stream failed", "exception": error})
 
     async def _collect(self, _: Any, context: Any) -> bytes:
         """The access log: messages until the peer is done."""

@@ -6,8 +6,11 @@ from collections import Counter
 
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from extproc.core.gate import Gate
+from extproc.core.waiting import WaitingRoom
 from extproc.ledger.port import ALL_WELL, StoreState
 from extproc.values.refusal import RefusalCode
 
@@ -70,10 +73,10 @@ class Metrics:
         self.velocity_open: Counter[str] = Counter()
         self.killed = 0
 
-    def render(self, in_flight: int, store: StoreState = ALL_WELL) -> bytes:
+    def render(self, gate: Gate, store: StoreState = ALL_WELL) -> bytes:
         """Prometheus text."""
         registry = CollectorRegistry()
-        registry.register(_Snapshot(self, in_flight, store))
+        registry.register(_Snapshot(self, gate, store))
         return generate_latest(registry)
 
 
@@ -100,9 +103,9 @@ _COUNTERS = (
 
 
 class _Snapshot(Collector):
-    def __init__(self, metrics: Metrics, in_flight: int, store: StoreState) -> None:
+    def __init__(self, metrics: Metrics, gate: Gate, store: StoreState) -> None:
         self._metrics = metrics
-        self._in_flight = in_flight
+        self._gate = gate
         self._store = store
 
     def collect(self):  # type: ignore[no-untyped-def]
@@ -143,15 +146,31 @@ class _Snapshot(Collector):
         yield GaugeMetricFamily(
             "tokenweir_policy_generation", "Active policy generation", self._metrics.generation
         )
-        yield GaugeMetricFamily("tokenweir_in_flight", "Unsettled requests", self._in_flight)
-        store = GaugeMetricFamily(
-            "tokenweir_store_state", "1 for the store's condition", labels=["condition"]
-        )
-        for condition in ("ok", "degraded", "closed"):
-            store.add_metric([condition], int(self._store.condition == condition))
-        yield store
-        yield GaugeMetricFamily(
-            "tokenweir_store_undelivered",
-            "Ends of reservations that the store does not know yet",
-            self._store.undelivered,
-        )
+        in_flight = len(self._gate.in_flight)
+        yield GaugeMetricFamily("tokenweir_in_flight", "Unsettled requests", in_flight)
+        yield from _queue(self._gate.waiting)
+        yield from _store(self._store)
+
+
+def _queue(room: WaitingRoom) -> list[Metric]:
+    left = CounterMetricFamily("tokenweir_queue_left", "How waits ended", labels=["how"])
+    for how, count in room.left.items():
+        left.add_metric([how.value], count)
+    return [
+        GaugeMetricFamily("tokenweir_waiting", "Requests that wait in a queue", room.count),
+        CounterMetricFamily("tokenweir_queued", "Requests that had to wait", room.entered),
+        left,
+    ]
+
+
+def _store(state: StoreState) -> list[Metric]:
+    conditions = GaugeMetricFamily(
+        "tokenweir_store_state", "1 for the store's condition", labels=["condition"]
+    )
+    for condition in ("ok", "degraded", "closed"):
+        conditions.add_metric([condition], int(state.condition == condition))
+    text = "Ends of reservations that the store does not know yet"
+    return [
+        conditions,
+        GaugeMetricFamily("tokenweir_store_undelivered", text, state.undelivered),
+    ]

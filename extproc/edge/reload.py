@@ -190,7 +190,7 @@ class PolicyReloader:
         old = sidecar.gate.generation.policy
         clusters = await asyncio.to_thread(self._cluster_names, old)
         # From here on new requests read the new generation; those under way keep theirs.
-        sidecar.gate.enter(Generation(loaded))
+        sidecar.enter(Generation(loaded))
         self._retired.append(Retired(old.generation, clusters, time.monotonic()))
         self._digest = loaded.digest
         self.problems = []

@@ -26,18 +26,23 @@ from extproc.core.commands import (
     SendAttempt,
     Settle,
     Verdict,
+    Wait,
 )
 from extproc.core.events import AttemptStarted, Peeked, RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import Gate
-from extproc.core.machine import RequestMachine
+from extproc.core.generation import Generation
+from extproc.core.queueing import QueueingMachine
+from extproc.core.waiting import Turn
 from extproc.edge import codec
 from extproc.edge.clock import Clock
 from extproc.edge.metrics import Metrics
 from extproc.edge.notices import Notify, log_notice
+from extproc.edge.queue import Queue
 from extproc.edge.stream import Stream, StreamKind
 from extproc.envoy.ext_proc import ATTEMPT_HEADER, CLUSTER_ATTRIBUTE
 from extproc.ledger.port import (
     Granted,
+    Hold,
     Ledger,
     LedgerUnavailableError,
     Outcome,
@@ -49,7 +54,7 @@ from extproc.values.wire_names import ATTEMPT_LOG
 
 _log = logging.getLogger(__name__)
 
-Machine = RequestMachine | AttemptMachine
+Machine = QueueingMachine | AttemptMachine
 
 _parse_request = pb.ProcessingRequest.FromString
 _parse_log = pb.StreamAccessLogsMessage.FromString
@@ -65,6 +70,12 @@ class Sidecar:
         self.draw = draw.random
         self.metrics = Metrics()
         self.notify: Notify = log_notice
+        self.queue = Queue(gate.waiting, clock)
+
+    def enter(self, generation: Generation) -> None:
+        """Takes a new policy: requests that wait are decided by it, as if they came now."""
+        self.gate.enter(generation)
+        self.queue.anything_may_have_changed()
 
     def reserve(self, command: Reserve) -> Outcome | Future[Outcome] | None:
         """Asks the ledger; None when it cannot say, a future when it must be asked elsewhere."""
@@ -117,9 +128,16 @@ class _DecidingService(_Service):
     def closed(self, stream: Stream) -> None:
         """Envoy gave the stream up. What was reserved is settled by the access log, or by lease;
         what is being reserved is given back when the ledger answers."""
+        machine: Machine | None = stream.state
         stream.state = None
+        if isinstance(machine, QueueingMachine) and machine.on_caller_left():
+            self._sidecar.queue.look_soon()
 
-    def _go_on(self, stream: Stream, machine: Machine, command: Command) -> None:
+    def _go_on(
+        self, stream: Stream, machine: Machine, command: Command, *, late: bool = False
+    ) -> None:
+        """``late``: not while a message is being read, so that the answer leaves at the end of the
+        turn."""
         try:
             while isinstance(command, Reserve):
                 outcome = self._sidecar.reserve(command)
@@ -127,6 +145,12 @@ class _DecidingService(_Service):
                     outcome.add_done_callback(partial(self._reserved, stream, machine, command))
                     return
                 command = self._told(machine, command, outcome)
+            if isinstance(command, Wait):
+                self._wait(stream, machine, command)
+                return
+            if late and isinstance(command, Forward | SendAttempt):
+                # Until then a write of another connection could fail, and lose this one's record.
+                self._sidecar.ledger.flush()
             self._answer(stream, command)
         except Exception:  # noqa: BLE001  fail closed, whatever it is
             self._fail_closed(stream, machine)
@@ -142,12 +166,31 @@ class _DecidingService(_Service):
                 if isinstance(outcome, Granted):
                     now_ms = self._sidecar.clock.now_ms()
                     self._sidecar.ledger.release(command.reservation_id, now_ms, "caller left")
+                    self._sidecar.queue.freed(command.account.holds)
                 return
             following = self._told(machine, command, outcome)
         except Exception:  # noqa: BLE001  fail closed, whatever it is
             self._fail_closed(stream, machine)
             return
-        self._go_on(stream, machine, following)
+        self._go_on(stream, machine, following, late=True)
+        self._sidecar.queue.ledger_answered_late()
+
+    def _wait(self, stream: Stream, machine: Machine, command: Wait) -> None:
+        """Keeps the request; Envoy is told once that its answer takes longer."""
+        command.waiter.resume = partial(self._called, stream, machine)
+        if command.hold_ms:
+            stream.send(codec.encode_hold(command.hold_ms))
+        self._sidecar.queue.look_at_alarms()
+
+    def _called(self, stream: Stream, machine: Machine, turn: Turn) -> None:
+        """The waiting room calls a request."""
+        assert isinstance(machine, QueueingMachine)
+        try:
+            command: Command = machine.on_called(turn, self._sidecar.clock.now_ms())
+        except Exception:  # noqa: BLE001  fail closed, whatever it is
+            self._fail_closed(stream, machine)
+            return
+        self._go_on(stream, machine, command, late=True)
 
     def _told(self, machine: Machine, command: Reserve, outcome: Outcome | None) -> Command:
         """What the machine makes of the ledger's answer."""
@@ -190,11 +233,11 @@ class RequestService(_DecidingService):
 
     def message(self, stream: Stream, data: bytes) -> None:
         """Headers, then the body."""
-        machine: RequestMachine | None = stream.state
+        machine: QueueingMachine | None = stream.state
         event: RequestHeaders | RequestBody | None = None
         if machine is None:
             event = self._headers(data)
-            machine = stream.state = RequestMachine(self._sidecar.gate)
+            machine = stream.state = QueueingMachine(self._sidecar.gate)
         else:
             event = self._body(data)
         if event is None:
@@ -217,7 +260,7 @@ class RequestService(_DecidingService):
             return
         self._go_on(stream, machine, command)
 
-    def _peek(self, stream: Stream, machine: RequestMachine, command: Peek) -> None:
+    def _peek(self, stream: Stream, machine: QueueingMachine, command: Peek) -> None:
         """Reads counters for the caller's own eyes."""
         try:
             found = self._sidecar.ledger.peek(command.holds, command.now_ms)
@@ -232,7 +275,7 @@ class RequestService(_DecidingService):
     def _peeked(
         self,
         stream: Stream,
-        machine: RequestMachine,
+        machine: QueueingMachine,
         command: Peek,
         future: Future[Sequence[Standing]],
     ) -> None:
@@ -322,14 +365,26 @@ class AccessLogService(_Service):
         sidecar = self._sidecar
         if attempts:
             failed = codec.decode_attempt_failed(entry, now_ms)
+            holds = self._waited_for(failed.request_id)
             sidecar.end(settlement.attempt_failed(sidecar.gate, failed), now_ms)
+            sidecar.queue.freed(holds)
         elif entry.common_properties.intermediate_log_entry:
             goes_on = codec.decode_request_goes_on(entry, now_ms)
             for renew in settlement.request_goes_on(sidecar.gate, goes_on):
                 sidecar.ledger.renew(renew.reservation_id, renew.lease_until_ms, renew.at_least)
         else:
             ended = codec.decode_request_ended(entry, now_ms)
+            holds = self._waited_for(ended.request_id)
             sidecar.end(settlement.request_ended(sidecar.gate, ended), now_ms)
+            sidecar.queue.freed(holds)
+
+    def _waited_for(self, request_id: str) -> Sequence[Hold]:
+        """The counters of a request that others may wait for; nothing when nobody waits."""
+        gate = self._sidecar.gate
+        if not gate.waiting.lines:
+            return ()
+        in_flight = gate.in_flight.get(request_id)
+        return in_flight.plan.account.holds if in_flight is not None else ()
 
 
 def _result(future: Future[Outcome]) -> Outcome | None:

@@ -129,6 +129,8 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     print("ready", flush=True)  # noqa: T201  the supervisor waits for this line
     await stop.wait()
 
+    # Who waits is told at once: the next sidecar, or another one, can serve it.
+    sidecar.queue.stop()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -149,6 +151,8 @@ async def _tend(sidecar: Sidecar) -> None:
                 sidecar.gate.forget(settlement.reservation_id)
                 sidecar.metrics.expired += 1
             sidecar.gate.forget_silent(now_ms)
+            # Also for whatever freed capacity without a word: a lease, a clock that was set.
+            sidecar.queue.anything_may_have_changed()
             sidecar.ledger.tend(now_ms)
             sidecar.ledger.flush()
             report_velocity(sidecar.gate.velocity, sidecar.metrics, sidecar.notify)

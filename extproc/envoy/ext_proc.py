@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from extproc.policy.limit_documents import MAX_WAIT_MS
 from extproc.values.wire_names import METADATA
 
 Json = dict[str, Any]
@@ -15,6 +16,10 @@ LOG_CLUSTER = "tokenweir_log"
 MESSAGE_TIMEOUT_S = 5
 """A decision takes microseconds; five seconds is a sidecar that was stopped. The default of 200 ms
 kills requests whenever the machine pauses."""
+MAX_MESSAGE_TIMEOUT_S = MAX_WAIT_MS // 1000 + MESSAGE_TIMEOUT_S
+"""What the sidecar may ask for, once per message, when a rule lets a request wait: the longest
+wait, and then the time that a decision has. The listener's request timeout ends with the upload,
+so it does not cut a wait."""
 CLUSTER_ATTRIBUTE = "xds.cluster_name"
 ATTEMPT_HEADER = "x-envoy-attempt-count"
 
@@ -30,6 +35,7 @@ def request_filter() -> Json:
         "typed_config": {
             "@type": _TYPE,
             **_common(REQUEST_CLUSTER),
+            "max_message_timeout": f"{MAX_MESSAGE_TIMEOUT_S}s",
             "metadata_options": _RECEIVING,
         },
     }

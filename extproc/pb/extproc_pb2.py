@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rextproc.proto\x12\x0ctokenweir.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1egoogle/protobuf/wrappers.proto\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"7\n\tHeaderMap\x12*\n\x07headers\x18\x01 \x03(\x0b\x32\x19.tokenweir.v1.HeaderValue\"U\n\x11HeaderValueOption\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.tokenweir.v1.HeaderValue\x12\x15\n\rappend_action\x18\x03 \x01(\r\"^\n\x0eHeaderMutation\x12\x34\n\x0bset_headers\x18\x01 \x03(\x0b\x32\x1f.tokenweir.v1.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\t\"\x1c\n\x0c\x42odyMutation\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"\x95\x01\n\x0e\x43ommonResponse\x12\x35\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32\x1c.tokenweir.v1.HeaderMutation\x12\x31\n\rbody_mutation\x18\x03 \x01(\x0b\x32\x1a.tokenweir.v1.BodyMutation\x12\x19\n\x11\x63lear_route_cache\x18\x05 \x01(\x08\"A\n\x0fHeadersResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.tokenweir.v1.CommonResponse\">\n\x0c\x42odyResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.tokenweir.v1.CommonResponse\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\"\x8b\x01\n\x11ImmediateResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.tokenweir.v1.HttpStatus\x12-\n\x07headers\x18\x02 \x01(\x0b\x32\x1c.tokenweir.v1.HeaderMutation\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\"N\n\x0bHttpHeaders\x12(\n\x07headers\x18\x01 \x01(\x0b\x32\x17.tokenweir.v1.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"/\n\x08HttpBody\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"\xea\x02\n\x11ProcessingRequest\x12\x32\n\x0frequest_headers\x18\x02 \x01(\x0b\x32\x19.tokenweir.v1.HttpHeaders\x12\x33\n\x10response_headers\x18\x03 \x01(\x0b\x32\x19.tokenweir.v1.HttpHeaders\x12,\n\x0crequest_body\x18\x04 \x01(\x0b\x32\x16.tokenweir.v1.HttpBody\x12-\n\rresponse_body\x18\x05 \x01(\x0b\x32\x16.tokenweir.v1.HttpBody\x12\x43\n\nattributes\x18\t \x03(\x0b\x32/.tokenweir.v1.ProcessingRequest.AttributesEntry\x1aJ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\xee\x01\n\x12ProcessingResponse\x12\x36\n\x0frequest_headers\x18\x01 \x01(\x0b\x32\x1d.tokenweir.v1.HeadersResponse\x12\x30\n\x0crequest_body\x18\x03 \x01(\x0b\x32\x1a.tokenweir.v1.BodyResponse\x12;\n\x12immediate_response\x18\x07 \x01(\x0b\x32\x1f.tokenweir.v1.ImmediateResponse\x12\x31\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x9f\x01\n\x08Metadata\x12\x43\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32*.tokenweir.v1.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\xf7\x03\n\rResponseFlags\x12\x1b\n\x13no_healthy_upstream\x18\x02 \x01(\x08\x12 \n\x18upstream_request_timeout\x18\x03 \x01(\x08\x12\x13\n\x0blocal_reset\x18\x04 \x01(\x08\x12\x1d\n\x15upstream_remote_reset\x18\x05 \x01(\x08\x12#\n\x1bupstream_connection_failure\x18\x06 \x01(\x08\x12\'\n\x1fupstream_connection_termination\x18\x07 \x01(\x08\x12\x19\n\x11upstream_overflow\x18\x08 \x01(\x08\x12)\n!downstream_connection_termination\x18\x0f \x01(\x08\x12\x1b\n\x13stream_idle_timeout\x18\x11 \x01(\x08\x12,\n$upstream_max_stream_duration_reached\x18\x14 \x01(\x08\x12\x18\n\x10\x64uration_timeout\x18\x17 \x01(\x08\x12\x1f\n\x17upstream_protocol_error\x18\x18 \x01(\x08\x12\x18\n\x10no_cluster_found\x18\x19 \x01(\x08\x12\x1e\n\x16\x64ns_resolution_failure\x18\x1b \x01(\x08\x12\x1f\n\x17\x64ownstream_remote_reset\x18\x1c \x01(\x08\"\xe5\x01\n\x0f\x41\x63\x63\x65ssLogCommon\x12\x18\n\x10upstream_cluster\x18\x0f \x01(\t\x12\x33\n\x0eresponse_flags\x18\x10 \x01(\x0b\x32\x1b.tokenweir.v1.ResponseFlags\x12(\n\x08metadata\x18\x11 \x01(\x0b\x32\x16.tokenweir.v1.Metadata\x12&\n\x1eupstream_request_attempt_count\x18\x18 \x01(\r\x12\x11\n\tstream_id\x18\x1a \x01(\t\x12\x1e\n\x16intermediate_log_entry\x18\x1b \x01(\x08\"\xa0\x01\n\x15HttpRequestProperties\x12P\n\x0frequest_headers\x18\r \x03(\x0b\x32\x37.tokenweir.v1.HttpRequestProperties.RequestHeadersEntry\x1a\x35\n\x13RequestHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x89\x01\n\x16HttpResponseProperties\x12\x33\n\rresponse_code\x18\x01 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x1b\n\x13response_body_bytes\x18\x03 \x01(\x04\x12\x1d\n\x15response_code_details\x18\x06 \x01(\t\"\xbc\x01\n\x12HttpAccessLogEntry\x12\x38\n\x11\x63ommon_properties\x18\x01 \x01(\x0b\x32\x1d.tokenweir.v1.AccessLogCommon\x12\x34\n\x07request\x18\x03 \x01(\x0b\x32#.tokenweir.v1.HttpRequestProperties\x12\x36\n\x08response\x18\x04 \x01(\x0b\x32$.tokenweir.v1.HttpResponseProperties\"\x9b\x02\n\x17StreamAccessLogsMessage\x12\x44\n\nidentifier\x18\x01 \x01(\x0b\x32\x30.tokenweir.v1.StreamAccessLogsMessage.Identifier\x12M\n\thttp_logs\x18\x02 \x01(\x0b\x32:.tokenweir.v1.StreamAccessLogsMessage.HttpAccessLogEntries\x1a\x1e\n\nIdentifier\x12\x10\n\x08log_name\x18\x02 \x01(\t\x1aK\n\x14HttpAccessLogEntries\x12\x33\n\tlog_entry\x18\x01 \x03(\x0b\x32 .tokenweir.v1.HttpAccessLogEntryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rextproc.proto\x12\x0ctokenweir.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1egoogle/protobuf/wrappers.proto\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"7\n\tHeaderMap\x12*\n\x07headers\x18\x01 \x03(\x0b\x32\x19.tokenweir.v1.HeaderValue\"U\n\x11HeaderValueOption\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.tokenweir.v1.HeaderValue\x12\x15\n\rappend_action\x18\x03 \x01(\r\"^\n\x0eHeaderMutation\x12\x34\n\x0bset_headers\x18\x01 \x03(\x0b\x32\x1f.tokenweir.v1.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\t\"\x1c\n\x0c\x42odyMutation\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"\x95\x01\n\x0e\x43ommonResponse\x12\x35\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32\x1c.tokenweir.v1.HeaderMutation\x12\x31\n\rbody_mutation\x18\x03 \x01(\x0b\x32\x1a.tokenweir.v1.BodyMutation\x12\x19\n\x11\x63lear_route_cache\x18\x05 \x01(\x08\"A\n\x0fHeadersResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.tokenweir.v1.CommonResponse\">\n\x0c\x42odyResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.tokenweir.v1.CommonResponse\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\"\x8b\x01\n\x11ImmediateResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.tokenweir.v1.HttpStatus\x12-\n\x07headers\x18\x02 \x01(\x0b\x32\x1c.tokenweir.v1.HeaderMutation\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\"N\n\x0bHttpHeaders\x12(\n\x07headers\x18\x01 \x01(\x0b\x32\x17.tokenweir.v1.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"/\n\x08HttpBody\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"\xea\x02\n\x11ProcessingRequest\x12\x32\n\x0frequest_headers\x18\x02 \x01(\x0b\x32\x19.tokenweir.v1.HttpHeaders\x12\x33\n\x10response_headers\x18\x03 \x01(\x0b\x32\x19.tokenweir.v1.HttpHeaders\x12,\n\x0crequest_body\x18\x04 \x01(\x0b\x32\x16.tokenweir.v1.HttpBody\x12-\n\rresponse_body\x18\x05 \x01(\x0b\x32\x16.tokenweir.v1.HttpBody\x12\x43\n\nattributes\x18\t \x03(\x0b\x32/.tokenweir.v1.ProcessingRequest.AttributesEntry\x1aJ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\xab\x02\n\x12ProcessingResponse\x12\x36\n\x0frequest_headers\x18\x01 \x01(\x0b\x32\x1d.tokenweir.v1.HeadersResponse\x12\x30\n\x0crequest_body\x18\x03 \x01(\x0b\x32\x1a.tokenweir.v1.BodyResponse\x12;\n\x12immediate_response\x18\x07 \x01(\x0b\x32\x1f.tokenweir.v1.ImmediateResponse\x12\x31\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12;\n\x18override_message_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9f\x01\n\x08Metadata\x12\x43\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32*.tokenweir.v1.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\xf7\x03\n\rResponseFlags\x12\x1b\n\x13no_healthy_upstream\x18\x02 \x01(\x08\x12 \n\x18upstream_request_timeout\x18\x03 \x01(\x08\x12\x13\n\x0blocal_reset\x18\x04 \x01(\x08\x12\x1d\n\x15upstream_remote_reset\x18\x05 \x01(\x08\x12#\n\x1bupstream_connection_failure\x18\x06 \x01(\x08\x12\'\n\x1fupstream_connection_termination\x18\x07 \x01(\x08\x12\x19\n\x11upstream_overflow\x18\x08 \x01(\x08\x12)\n!downstream_connection_termination\x18\x0f \x01(\x08\x12\x1b\n\x13stream_idle_timeout\x18\x11 \x01(\x08\x12,\n$upstream_max_stream_duration_reached\x18\x14 \x01(\x08\x12\x18\n\x10\x64uration_timeout\x18\x17 \x01(\x08\x12\x1f\n\x17upstream_protocol_error\x18\x18 \x01(\x08\x12\x18\n\x10no_cluster_found\x18\x19 \x01(\x08\x12\x1e\n\x16\x64ns_resolution_failure\x18\x1b \x01(\x08\x12\x1f\n\x17\x64ownstream_remote_reset\x18\x1c \x01(\x08\"\xe5\x01\n\x0f\x41\x63\x63\x65ssLogCommon\x12\x18\n\x10upstream_cluster\x18\x0f \x01(\t\x12\x33\n\x0eresponse_flags\x18\x10 \x01(\x0b\x32\x1b.tokenweir.v1.ResponseFlags\x12(\n\x08metadata\x18\x11 \x01(\x0b\x32\x16.tokenweir.v1.Metadata\x12&\n\x1eupstream_request_attempt_count\x18\x18 \x01(\r\x12\x11\n\tstream_id\x18\x1a \x01(\t\x12\x1e\n\x16intermediate_log_entry\x18\x1b \x01(\x08\"\xa0\x01\n\x15HttpRequestProperties\x12P\n\x0frequest_headers\x18\r \x03(\x0b\x32\x37.tokenweir.v1.HttpRequestProperties.RequestHeadersEntry\x1a\x35\n\x13RequestHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x89\x01\n\x16HttpResponseProperties\x12\x33\n\rresponse_code\x18\x01 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x1b\n\x13response_body_bytes\x18\x03 \x01(\x04\x12\x1d\n\x15response_code_details\x18\x06 \x01(\t\"\xbc\x01\n\x12HttpAccessLogEntry\x12\x38\n\x11\x63ommon_properties\x18\x01 \x01(\x0b\x32\x1d.tokenweir.v1.AccessLogCommon\x12\x34\n\x07request\x18\x03 \x01(\x0b\x32#.tokenweir.v1.HttpRequestProperties\x12\x36\n\x08response\x18\x04 \x01(\x0b\x32$.tokenweir.v1.HttpResponseProperties\"\x9b\x02\n\x17StreamAccessLogsMessage\x12\x44\n\nidentifier\x18\x01 \x01(\x0b\x32\x30.tokenweir.v1.StreamAccessLogsMessage.Identifier\x12M\n\thttp_logs\x18\x02 \x01(\x0b\x32:.tokenweir.v1.StreamAccessLogsMessage.HttpAccessLogEntries\x1a\x1e\n\nIdentifier\x12\x10\n\x08log_name\x18\x02 \x01(\t\x1aK\n\x14HttpAccessLogEntries\x12\x33\n\tlog_entry\x18\x01 \x03(\x0b\x32 .tokenweir.v1.HttpAccessLogEntryb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,56 +40,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
   _globals['_HTTPREQUESTPROPERTIES_REQUESTHEADERSENTRY']._loaded_options = None
   _globals['_HTTPREQUESTPROPERTIES_REQUESTHEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_HEADERVALUE']._serialized_start=93
-  _globals['_HEADERVALUE']._serialized_end=153
-  _globals['_HEADERMAP']._serialized_start=155
-  _globals['_HEADERMAP']._serialized_end=210
-  _globals['_HEADERVALUEOPTION']._serialized_start=212
-  _globals['_HEADERVALUEOPTION']._serialized_end=297
-  _globals['_HEADERMUTATION']._serialized_start=299
-  _globals['_HEADERMUTATION']._serialized_end=393
-  _globals['_BODYMUTATION']._serialized_start=395
-  _globals['_BODYMUTATION']._serialized_end=423
-  _globals['_COMMONRESPONSE']._serialized_start=426
-  _globals['_COMMONRESPONSE']._serialized_end=575
-  _globals['_HEADERSRESPONSE']._serialized_start=577
-  _globals['_HEADERSRESPONSE']._serialized_end=642
-  _globals['_BODYRESPONSE']._serialized_start=644
-  _globals['_BODYRESPONSE']._serialized_end=706
-  _globals['_HTTPSTATUS']._serialized_start=708
-  _globals['_HTTPSTATUS']._serialized_end=734
-  _globals['_IMMEDIATERESPONSE']._serialized_start=737
-  _globals['_IMMEDIATERESPONSE']._serialized_end=876
-  _globals['_HTTPHEADERS']._serialized_start=878
-  _globals['_HTTPHEADERS']._serialized_end=956
-  _globals['_HTTPBODY']._serialized_start=958
-  _globals['_HTTPBODY']._serialized_end=1005
-  _globals['_PROCESSINGREQUEST']._serialized_start=1008
-  _globals['_PROCESSINGREQUEST']._serialized_end=1370
-  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_start=1296
-  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_end=1370
-  _globals['_PROCESSINGRESPONSE']._serialized_start=1373
-  _globals['_PROCESSINGRESPONSE']._serialized_end=1611
-  _globals['_METADATA']._serialized_start=1614
-  _globals['_METADATA']._serialized_end=1773
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=1695
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=1773
-  _globals['_RESPONSEFLAGS']._serialized_start=1776
-  _globals['_RESPONSEFLAGS']._serialized_end=2279
-  _globals['_ACCESSLOGCOMMON']._serialized_start=2282
-  _globals['_ACCESSLOGCOMMON']._serialized_end=2511
-  _globals['_HTTPREQUESTPROPERTIES']._serialized_start=2514
-  _globals['_HTTPREQUESTPROPERTIES']._serialized_end=2674
-  _globals['_HTTPREQUESTPROPERTIES_REQUESTHEADERSENTRY']._serialized_start=2621
-  _globals['_HTTPREQUESTPROPERTIES_REQUESTHEADERSENTRY']._serialized_end=2674
-  _globals['_HTTPRESPONSEPROPERTIES']._serialized_start=2677
-  _globals['_HTTPRESPONSEPROPERTIES']._serialized_end=2814
-  _globals['_HTTPACCESSLOGENTRY']._serialized_start=2817
-  _globals['_HTTPACCESSLOGENTRY']._serialized_end=3005
-  _globals['_STREAMACCESSLOGSMESSAGE']._serialized_start=3008
-  _globals['_STREAMACCESSLOGSMESSAGE']._serialized_end=3291
-  _globals['_STREAMACCESSLOGSMESSAGE_IDENTIFIER']._serialized_start=3184
-  _globals['_STREAMACCESSLOGSMESSAGE_IDENTIFIER']._serialized_end=3214
-  _globals['_STREAMACCESSLOGSMESSAGE_HTTPACCESSLOGENTRIES']._serialized_start=3216
-  _globals['_STREAMACCESSLOGSMESSAGE_HTTPACCESSLOGENTRIES']._serialized_end=3291
+  _globals['_HEADERVALUE']._serialized_start=125
+  _globals['_HEADERVALUE']._serialized_end=185
+  _globals['_HEADERMAP']._serialized_start=187
+  _globals['_HEADERMAP']._serialized_end=242
+  _globals['_HEADERVALUEOPTION']._serialized_start=244
+  _globals['_HEADERVALUEOPTION']._serialized_end=329
+  _globals['_HEADERMUTATION']._serialized_start=331
+  _globals['_HEADERMUTATION']._serialized_end=425
+  _globals['_BODYMUTATION']._serialized_start=427
+  _globals['_BODYMUTATION']._serialized_end=455
+  _globals['_COMMONRESPONSE']._serialized_start=458
+  _globals['_COMMONRESPONSE']._serialized_end=607
+  _globals['_HEADERSRESPONSE']._serialized_start=609
+  _globals['_HEADERSRESPONSE']._serialized_end=674
+  _globals['_BODYRESPONSE']._serialized_start=676
+  _globals['_BODYRESPONSE']._serialized_end=738
+  _globals['_HTTPSTATUS']._serialized_start=740
+  _globals['_HTTPSTATUS']._serialized_end=766
+  _globals['_IMMEDIATERESPONSE']._serialized_start=769
+  _globals['_IMMEDIATERESPONSE']._serialized_end=908
+  _globals['_HTTPHEADERS']._serialized_start=910
+  _globals['_HTTPHEADERS']._serialized_end=988
+  _globals['_HTTPBODY']._serialized_start=990
+  _globals['_HTTPBODY']._serialized_end=1037
+  _globals['_PROCESSINGREQUEST']._serialized_start=1040
+  _globals['_PROCESSINGREQUEST']._serialized_end=1402
+  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_start=1328
+  _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_end=1402
+  _globals['_PROCESSINGRESPONSE']._serialized_start=1405
+  _globals['_PROCESSINGRESPONSE']._serialized_end=1704
+  _globals['_METADATA']._serialized_start=1707
+  _globals['_METADATA']._serialized_end=1866
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=1788
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=1866
+  _globals['_RESPONSEFLAGS']._serialized_start=1869
+  _globals['_RESPONSEFLAGS']._serialized_end=2372
+  _globals['_ACCESSLOGCOMMON']._serialized_start=2375
+  _globals['_ACCESSLOGCOMMON']._serialized_end=2604
+  _globals['_HTTPREQUESTPROPERTIES']._serialized_start=2607
+  _globals['_HTTPREQUESTPROPERTIES']._serialized_end=2767
+  _globals['_HTTPREQUESTPROPERTIES_REQUESTHEADERSENTRY']._serialized_start=2714
+  _globals['_HTTPREQUESTPROPERTIES_REQUESTHEADERSENTRY']._serialized_end=2767
+  _globals['_HTTPRESPONSEPROPERTIES']._serialized_start=2770
+  _globals['_HTTPRESPONSEPROPERTIES']._serialized_end=2907
+  _globals['_HTTPACCESSLOGENTRY']._serialized_start=2910
+  _globals['_HTTPACCESSLOGENTRY']._serialized_end=3098
+  _globals['_STREAMACCESSLOGSMESSAGE']._serialized_start=3101
+  _globals['_STREAMACCESSLOGSMESSAGE']._serialized_end=3384
+  _globals['_STREAMACCESSLOGSMESSAGE_IDENTIFIER']._serialized_start=3277
+  _globals['_STREAMACCESSLOGSMESSAGE_IDENTIFIER']._serialized_end=3307
+  _globals['_STREAMACCESSLOGSMESSAGE_HTTPACCESSLOGENTRIES']._serialized_start=3309
+  _globals['_STREAMACCESSLOGSMESSAGE_HTTPACCESSLOGENTRIES']._serialized_end=3384
 # @@protoc_insertion_point(module_scope)

@@ -43,8 +43,6 @@ from extproc.values.limit import UNIT_BY_NAME, Breach, BreachKind, Limit, Scope,
 MAX_FILES = 1_000
 MAX_RULES = 50_000
 
-_PENDING_ACTIONS = (BreachKind.QUEUE_THEN_429,)
-
 _MODEL_PLACE = MATCH_FIELDS.index("model")
 
 _COMPARED_TOKENS = (3_000, 1_000)
@@ -152,6 +150,7 @@ class _Compiler:
             ),
             kills=self._kills(credentials),
             channels=drafts.channels,
+            max_waiting=drafts.max_waiting,
             warnings=tuple(self._findings.warnings),
         )
 
@@ -320,12 +319,6 @@ class _Compiler:
                     "renamed_from",
                     "rename_to_several",
                     f"several rules were {draft.renamed_from!r}: its usage can go to one",
-                )
-            if draft.breach.kind in _PENDING_ACTIONS:
-                draft.section.warning(
-                    draft.breach_key,
-                    "pending_action",
-                    f"{draft.breach.kind} is not built yet: {draft.id} acts as hard_block",
                 )
             if Scope.SESSION in draft.scope and not self._has_companion(draft):
                 draft.section.warning(

@@ -131,4 +131,5 @@ class Drafts:
     store: str = EMBEDDED
     store_namespace: str = DEFAULT_NAMESPACE
     min_output_tokens: int = 256
+    max_waiting: int = 1_000
     prefix: str = "x-tfy-"

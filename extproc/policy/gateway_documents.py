@@ -34,6 +34,10 @@ def read_gateway(document: Section, drafts: Drafts) -> None:
         drafts.default_max_output_tokens = defaults.integer("max_output_tokens", 4096, 1, 1_000_000)
         drafts.min_output_tokens = defaults.integer("min_output_tokens", 256, 1, 1_000_000)
         defaults.done()
+    queue = document.section("queue")
+    if queue is not None:
+        drafts.max_waiting = queue.integer("max_requests", 1_000, 0, 10_000)
+        queue.done()
     for credential in document.sections("credentials"):
         drafts.credentials.append(_credential(credential))
     providers = document.section("providers")

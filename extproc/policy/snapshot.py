@@ -20,7 +20,7 @@ class Finding:
     file: str
     line: int
     code: str
-    """Stable, e.g. ``unknown_key`` or ``pending_action``."""
+    """Stable, e.g. ``unknown_key`` or ``dearer_fallback``."""
     message: str
     """Names the offending value."""
 
@@ -268,6 +268,9 @@ class PolicySnapshot:
     watches_sessions: bool = False
     """Some velocity rule is per session, so that sessions must be known."""
     kills: tuple[Kill, ...] = ()
+    max_waiting: int = 1_000
+    """Requests that rules with ``queue_then_429`` let wait in one sidecar. Each is a live stream in
+    Envoy, and its body twice in memory (which is bounded apart); more would only grow older."""
     store: str = EMBEDDED
     """Where counters are kept: ``embedded`` or an address."""
     store_namespace: str = DEFAULT_NAMESPACE

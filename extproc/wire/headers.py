@@ -44,6 +44,12 @@ CREDENTIAL_HEADERS = (
 )
 """Whatever may carry a secret of the caller: never shown to a provider."""
 
+TIMEOUT_HEADERS = ("x-stainless-timeout", "x-stainless-read-timeout")
+"""How long the caller's SDK waits for an answer, in seconds: OpenAI's and Anthropic's, in every
+language. They repeat what a program may set per call."""
+MAX_TIMEOUT_S = 86_400
+"""A longer one is as good as none."""
+
 PRIVATE_PREFIXES = ("x-amz-", "x-claude-code-")
 """Headers stripped by prefix beside the identity prefix: a caller's AWS signature or session token,
 and which of whose agents is asking."""
@@ -56,6 +62,7 @@ _ENVELOPE = re.compile(
 _SESSION = re.compile(rb"[A-Za-z0-9._:@/=+-]{1,128}")
 _BEARER = re.compile(rb"bearer +([!-~]+) *", re.IGNORECASE)
 _API_KEY = re.compile(rb"[!-~]+")
+_SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _BLANK = b" \t"
 _JSON = b"application/json"
 
@@ -207,6 +214,17 @@ class HeaderNames:
             if claim and claims[place] and claims[place] != claim:
                 raise _repeated(self._fields[place], place)
             claims[place] = claims[place] or claim
+
+
+def client_timeout_ms(headers: Iterable[tuple[str, bytes]]) -> int | None:
+    """After how long the caller gives up, as its SDK says it; None where it says nothing usable
+    (``None``, ``NOT_GIVEN``). Only read of a request that would have to wait."""
+    timeouts = [
+        int(min(float(value), MAX_TIMEOUT_S) * 1000)
+        for name, value in headers
+        if name in TIMEOUT_HEADERS and _SECONDS.fullmatch(value)
+    ]
+    return min(timeouts, default=None)
 
 
 def _comparable(name: str, value: bytes) -> str:

@@ -56,6 +56,11 @@ def usage_from_events(operation: Operation, first: bytes, last: bytes) -> Report
     return _report(operation, document.get("usage"), final=final)
 
 
+def usage_from_object(operation: Operation, usage: object) -> Reported | None:
+    """Reads a usage object that stands alone, as final; None for what is no object."""
+    return _report(operation, usage, final=True)
+
+
 def _is_last_chunk(choices: object) -> bool:
     """OpenAI's usage chunk has no choices, others put usage on the chunk that finishes. Interim
     counts (vLLM's continuous usage) come with choices that go on."""

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from command import ROOT
 from gateway import Gateway
+from world import World
 
 from extproc.__main__ import COMMANDS, parser
 from extproc.demo.faults import Faults
@@ -22,7 +23,7 @@ from extproc.policy.snapshot import PolicySnapshot
 from extproc.values.dialect import OPERATION_BY_PATH
 from extproc.values.refusal import STATUS_OF, RefusalCode
 from extproc.values.wire_names import ANSWER_HEADERS
-from extproc.wire.headers import HeaderNames
+from extproc.wire.headers import TIMEOUT_HEADERS, HeaderNames
 
 PAGES = [
     ROOT / "README.md",
@@ -169,7 +170,7 @@ def test_the_request_headers_are_those_that_are_read() -> None:
     text = section(INTERFACE, "Request headers")
     names = HeaderNames("x-tfy-")
     documented = set(re.findall(r"`((?:x-|session-)[a-z-]+)`", text)) - {"x-tfy-"}
-    assert documented == set(names.identity)
+    assert documented == set(names.identity) | set(TIMEOUT_HEADERS)
 
 
 def test_the_answer_headers_are_those_that_are_sent() -> None:
@@ -204,7 +205,7 @@ def test_the_metrics_are_those_that_are_rendered() -> None:
     metrics.would_block["r"] = 1
     metrics.policy_warnings["w"] = 1
     metrics.velocity_trips["r"] = metrics.velocity_open["r"] = 1
-    lines = metrics.render(0).decode().splitlines()
+    lines = metrics.render(World().gate).decode().splitlines()
     rendered = {re.split(r"[ {]", line)[0] for line in lines if not line.startswith("#")}
     assert table_names(section(INTERFACE, "The console port")) == rendered
 

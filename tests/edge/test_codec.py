@@ -63,6 +63,16 @@ def test_a_forward_says_where_to_go_and_in_which_order() -> None:
     assert codec.encode_forward(command) == codec.encode_forward(command)
 
 
+@pytest.mark.parametrize(
+    ("hold_ms", "seconds"), [(1, 6), (1_000, 6), (1_001, 7), (60_000, 65), (10**9, 65)]
+)
+def test_envoy_is_told_to_wait_in_whole_seconds_with_time_to_spare(hold_ms, seconds) -> None:
+    answer = pb.ProcessingResponse.FromString(codec.encode_hold(hold_ms))
+    assert answer.override_message_timeout.ToSeconds() == seconds
+    answer.ClearField("override_message_timeout")
+    assert answer == pb.ProcessingResponse()
+
+
 def test_a_later_attempt_drops_every_credential_of_the_one_before() -> None:
     command = forward()
     attempt = SendAttempt(command.chain.targets[1], Operation.CHAT_COMPLETIONS, b"{}")

@@ -20,6 +20,7 @@ from extproc.core.generation import Generation
 from extproc.edge import corrections as corrections_module
 from extproc.edge.admin import Admin
 from extproc.edge.clock import Clock
+from extproc.edge.kill_board import KillBoard, NoShare
 from extproc.edge.services import Sidecar
 from extproc.ledger.embedded import EmbeddedLedger
 from extproc.ledger.journal import Journal
@@ -58,11 +59,12 @@ def sidecar(tmp_path: Path) -> Sidecar:
 
 
 @pytest.fixture
-def post(sidecar: Sidecar) -> Post:
+def post(sidecar: Sidecar, tmp_path: Path) -> Post:
     def ask(body: Any = GOOD, **headers: str) -> tuple[int, dict[str, Any]]:
         async def scenario() -> tuple[int, dict[str, Any]]:
             others: Any = SimpleNamespace(problems=[], report=dict)
-            application = Admin(sidecar, others, others).application()
+            kills = KillBoard(sidecar.gate, tmp_path, sidecar.clock, NoShare())
+            application = Admin(sidecar, others, others, kills).application()
             sent = {"content-type": "application/json"}
             sent |= {name.replace("_", "-"): value for name, value in headers.items()}
             data = body if isinstance(body, bytes) else orjson.dumps(body)

@@ -44,6 +44,14 @@ class Echo:
                 asyncio.get_running_loop().call_later(0.05, lambda: stream.send(data, end=True))
             case b"m":
                 stream.send(data)
+            case b"h":  # a word that the answer takes longer, and later the answer
+                stream.send(b"hold")
+                asyncio.get_running_loop().call_later(0.3, lambda: stream.send(data, end=True))
+            case b"n":
+                pass
+            case b"t":
+                stream.send(b"one")
+                stream.send(b"two", end=True)
             case _:
                 stream.send(data, end=True)
 
@@ -121,6 +129,50 @@ def test_messages_of_any_size(server_type) -> None:
 
 def test_an_answer_may_come_later(server_type) -> None:
     assert run(server_type, Echo(), lambda c: ask(c, b"later")) == [b"later"]
+
+
+def test_a_message_may_be_answered_by_two_and_the_first_leaves_at_once(server_type) -> None:
+    async def scenario(channel: aio.Channel) -> tuple[list[bytes], float]:
+        call = channel.stream_stream(EXT_PROC)()
+        started = asyncio.get_running_loop().time()
+        await call.write(b"h")
+        answers = [await call.read()]
+        after_s = asyncio.get_running_loop().time() - started
+        answers.append(await call.read())
+        assert await call.code() is grpc.StatusCode.OK
+        return answers, after_s
+
+    answers, after_s = run(server_type, Echo(), scenario)
+    assert answers == [b"hold", b"h"]
+    assert after_s < 0.2
+
+
+def test_two_answers_in_one_turn_both_arrive(server_type) -> None:
+    async def scenario(channel: aio.Channel) -> list[bytes]:
+        call = channel.stream_stream(EXT_PROC)()
+        await call.write(b"two answers")
+        return [await call.read(), await call.read()]
+
+    assert run(server_type, Echo(), scenario) == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["reset", "half-closed"])
+def test_a_peer_that_leaves_while_its_answer_is_awaited_is_noticed(server_type, done: bool) -> None:
+    service = Echo()
+
+    async def scenario(channel: aio.Channel) -> int:
+        call = channel.stream_stream(EXT_PROC)()
+        await call.write(b"nothing yet")
+        await asyncio.sleep(0.1)
+        if done:
+            await call.done_writing()
+        else:
+            call.cancel()
+        await asyncio.sleep(0.1)
+        return service.closed_count
+
+    assert run(server_type, service, scenario) == 1
+    assert service.closed_count == 1
 
 
 def test_200_streams_at_once(server_type) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
 from envoy_rig import answer
 
-from extproc.envoy.ext_proc import ATTEMPT_HEADER, MESSAGE_TIMEOUT_S, request_filter
+from extproc.envoy.ext_proc import (
+    ATTEMPT_HEADER,
+    MESSAGE_TIMEOUT_S,
+    attempt_filter,
+    request_filter,
+)
 
 
 def test_the_decision_has_all_headers_of_the_caller(rig) -> None:
@@ -53,4 +59,8 @@ def test_F34_no_sidecar_no_request(alone) -> None:
 
 def test_F35_the_timeout_is_seconds_for_milliseconds_would_refuse_when_a_machine_pauses() -> None:
     assert 1 <= MESSAGE_TIMEOUT_S <= 10
-    assert request_filter()["typed_config"]["message_timeout"] == f"{MESSAGE_TIMEOUT_S}s"
+    request = request_filter()["typed_config"]
+    assert request["message_timeout"] == f"{MESSAGE_TIMEOUT_S}s"
+    # Only the first decision may wait in a queue, for a minute at most.
+    assert request["max_message_timeout"] == f"{60 + MESSAGE_TIMEOUT_S}s"
+    assert "max_message_timeout" not in json.dumps(attempt_filter(2))

@@ -53,7 +53,7 @@ def test_the_shipped_configs_are_the_seeds_documents() -> None:
     assert model.breaker.cooldown_ms == 30_000
     for target in model.all_targets:
         assert set(target.clusters) == {Dialect.OPENAI, Dialect.ANTHROPIC}
-    assert {warning.code for warning in snapshot.warnings} == {"pending_action", "channel_unset"}
+    assert {warning.code for warning in snapshot.warnings} == {"channel_unset"}
 
 
 def test_matching_limits_are_all_that_match() -> None:

@@ -17,6 +17,11 @@ def test_the_output_defaults_are_read() -> None:
     assert snapshot().min_output_tokens == 256
 
 
+def test_how_many_may_wait_is_read() -> None:
+    assert snapshot(more=HEAD + "queue: {max_requests: 7}\n").max_waiting == 7
+    assert snapshot().max_waiting == 1_000
+
+
 def test_a_credential_keeps_its_claims_and_defaults() -> None:
     text = HEAD + (
         f"credentials:\n  - id: c\n    sha256: {DIGEST}\n"
@@ -33,6 +38,8 @@ def test_a_credential_keeps_its_claims_and_defaults() -> None:
     ("text", "code"),
     [
         ("defaults: {min_output_tokens: 0}", "out_of_range"),
+        ("queue: {max_requests: 10001}", "out_of_range"),
+        ("queue: {max_wait: 3}", "unknown_key"),
         ("credentials: [{id: c, sha256: abc}]", "bad_sha256"),
         ("providers: {p: {dialect: latin, base_url: 'http://h'}}", "bad_dialect"),
         ("providers: {p: {dialect: openai, base_url: 'ftp://h'}}", "bad_url"),

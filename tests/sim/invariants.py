@@ -43,8 +43,10 @@ def i1_no_attempt_without_a_durable_reservation(
 
 
 def i7_one_generation(world: Simulation, call: Call) -> None:
-    """I7: a request is decided by the generation that was active when its headers came."""
-    if call.generation != call.generation_seen:
+    """I7: a request is decided by the generation that was active when its headers came; one that
+    had to wait, by that or a later one."""
+    newer = call.held and call.generation > call.generation_seen
+    if call.generation != call.generation_seen and not newer:
         raise Violation(f"I7: began in {call.generation_seen}, decided by {call.generation}")
     booked = world.books.booked.get(call.request_id + "/1")
     if booked is not None and booked.about["generation"] != call.generation:

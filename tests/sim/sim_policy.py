@@ -65,6 +65,7 @@ name: thrifty
 type: gateway-load-balancing-config
 rules:
   - {id: tiny, weight: 1, target: {provider: beta, model: tiny}}
+circuit_breaker: {failure_threshold: 2, window_seconds: 60, cooldown_seconds: 30}
 """
 _LIMITS = """
 name: limits

@@ -21,7 +21,7 @@ from extproc.core.events import (
 )
 from extproc.core.gate import Gate
 from extproc.core.generation import Generation
-from extproc.core.machine import RequestMachine
+from extproc.core.queueing import QueueingMachine
 from extproc.ledger.memory import MemoryLedger
 from extproc.policy.compiler import compile_folder
 from extproc.policy.snapshot import BreakerPolicy, PolicySnapshot
@@ -73,11 +73,15 @@ class World:
         self.ledger = MemoryLedger()
         self.requests = 0
         self.reservations: list[Reserve] = []
+        self.extra: list[tuple[str, bytes]] = []
+        """Headers added to every request."""
+        self.upload_ms = 0
+        """Between a request's headers and the end of its body."""
 
     def ask(self, body: Any = None, draw: float = 0.0, now: int = NOW, **headers: str) -> Any:
         """One request to its last command."""
         self.requests += 1
-        machine = RequestMachine(self.gate)
+        machine = QueueingMachine(self.gate)
         pairs = [
             (":path", headers.pop("path", "/v1/chat/completions").encode()),
             ("authorization", b"Bearer " + headers.pop("key", KEY).encode()),
@@ -87,13 +91,20 @@ class World:
                 (f"x-tfy-{name.replace('_', '-')}", value.encode())
                 for name, value in headers.items()
             ),
+            *self.extra,
         ]
-        command: Any = machine.on_headers(RequestHeaders(pairs, False, now))
+        began = now - self.upload_ms
+        command: Any = machine.on_headers(RequestHeaders(pairs, False, began))
         if not isinstance(command, AwaitBody):
             return command
         content = json.dumps(chat() if body is None else body).encode()
         command = machine.on_body(RequestBody(content, now, draw))
         self.reservations = []
+        return self.go_on(machine, command, now)
+
+    def go_on(self, machine: QueueingMachine, command: Any, now: int = NOW) -> Any:
+        """What comes of a command once the ledger has answered."""
+        self.machine = machine
         while isinstance(command, Reserve):
             self.reservations.append(command)
             command = machine.on_reserved(Reserved(self.reserve(command), now))

@@ -19,6 +19,7 @@ from extproc.wire.headers import (
     SESSION_HEADERS,
     HeaderNames,
     api_key,
+    client_timeout_ms,
 )
 
 Pairs = list[tuple[str, bytes]]
@@ -384,3 +385,25 @@ def test_arbitrary_headers_raise_only_the_typed_error(pairs: Pairs) -> None:
         return
     assert caller.api_key
     assert all(claim.isascii() for claim in caller.claims)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "timeout_ms"),
+    [
+        ([], None),
+        ([("x-stainless-timeout", b"600")], 600_000),
+        ([("x-stainless-read-timeout", b"600.0")], 600_000),
+        ([("x-stainless-timeout", b"2"), ("x-stainless-read-timeout", b"1.5")], 1_500),
+        ([("x-stainless-timeout", b"0")], 0),
+        ([("x-stainless-timeout", b"999999999")], 86_400_000),
+        ([("x-stainless-timeout", b"NOT_GIVEN")], None),
+        ([("x-stainless-timeout", b"None")], None),
+        ([("x-stainless-timeout", b"-1")], None),
+        ([("x-stainless-timeout", b"inf")], None),
+        ([("x-stainless-timeout", b"\xff")], None),
+        ([("x-stainless-timeout", b"1" * 400)], None),
+        ([("x-timeout", b"1")], None),
+    ],
+)
+def test_how_long_the_callers_sdk_waits(pairs: Pairs, timeout_ms: int | None) -> None:
+    assert client_timeout_ms(pairs) == timeout_ms

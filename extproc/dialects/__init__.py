@@ -1,0 +1,1 @@
+"""Faithful translation between provider APIs: one module per dialect, one shared conversation."""

@@ -1,0 +1,1 @@
+"""Anthropic messages, as callers speak it and as providers do."""

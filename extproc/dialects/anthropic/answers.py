@@ -1,0 +1,213 @@
+"""Whole messages and errors: to the shared answer and back."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from extproc.dialects.answer import Answer, ProviderError, Stop
+from extproc.dialects.codec import Context
+from extproc.dialects.conversation import (
+    Json,
+    Part,
+    Refused,
+    Text,
+    Thinking,
+    ToolCall,
+    Vendor,
+)
+from extproc.values.dialect import Operation
+from extproc.values.usage import TokenUsage
+from extproc.wire.errors import WireError
+from extproc.wire.usage import usage_from_object
+
+STOP_REASON = {
+    Stop.END: "end_turn",
+    Stop.MAX_TOKENS: "max_tokens",
+    Stop.STOP_SEQUENCE: "stop_sequence",
+    Stop.TOOL_CALLS: "tool_use",
+    Stop.REFUSAL: "refusal",
+    Stop.PAUSE: "pause_turn",
+    Stop.CONTEXT_FULL: "model_context_window_exceeded",
+}
+_STOP = {reason: stop for stop, reason in STOP_REASON.items()}
+_ERROR_TYPE = {
+    "invalid_request": "invalid_request_error",
+    "authentication": "authentication_error",
+    "permission": "permission_error",
+    "not_found": "not_found_error",
+    "too_large": "request_too_large",
+    "rate_limit": "rate_limit_error",
+    "overloaded": "overloaded_error",
+    "timeout": "timeout_error",
+    "context_length": "invalid_request_error",
+    "content_filter": "invalid_request_error",
+}
+_KIND = {
+    "invalid_request_error": "invalid_request",
+    "authentication_error": "authentication",
+    "billing_error": "permission",
+    "permission_error": "permission",
+    "not_found_error": "not_found",
+    "request_too_large": "too_large",
+    "rate_limit_error": "rate_limit",
+    "overloaded_error": "overloaded",
+    "timeout_error": "timeout",
+}
+_KIND_BY_STATUS = {
+    401: "authentication",
+    403: "permission",
+    404: "not_found",
+    408: "timeout",
+    413: "too_large",
+    429: "rate_limit",
+    503: "overloaded",
+    504: "timeout",
+    529: "overloaded",
+}
+MAX_MESSAGE_CHARACTERS = 4_000
+"""Of a provider's error that is passed on; an HTML page is cut here."""
+
+
+def stop_of(reason: object) -> Stop:
+    """What a stop reason means; unknown ones end the answer."""
+    return _STOP.get(reason, Stop.END) if isinstance(reason, str) else Stop.END
+
+
+def read_answer(body: bytes, context: Context) -> Answer:
+    """Raises ``WireError`` for what is no message."""
+    try:
+        document = orjson.loads(body)
+        parts = [part for block in document["content"] if (part := part_of(block)) is not None]
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        raise WireError("The provider's answer is no message.") from None
+    return Answer(
+        str(document.get("id") or context.request_id),
+        str(document.get("model") or ""),
+        parts,
+        stop_of(document.get("stop_reason")),
+        usage_of(document.get("usage")),
+        str(document.get("stop_sequence") or ""),
+    )
+
+
+def part_of(block: Json) -> Part | None:
+    """A block of an answer; None for one that only Anthropic's own tools make."""
+    kind = block["type"]
+    if kind == "text":
+        return Text(block["text"], citations=block.get("citations") or [])
+    if kind == "thinking":
+        return Thinking(block["thinking"], block.get("signature") or "", Vendor.ANTHROPIC)
+    if kind == "redacted_thinking":
+        return Thinking("", block["data"], Vendor.ANTHROPIC, redacted=True)
+    if kind == "tool_use":
+        return ToolCall(block["id"], block["name"], orjson.dumps(block["input"]).decode())
+    return None
+
+
+def usage_of(usage: object) -> TokenUsage | None:
+    """Token counts as the provider reports them; None when it reports none that can be read."""
+    reported = usage_from_object(Operation.MESSAGES, usage)
+    return None if reported is None else reported.usage
+
+
+def write_answer(answer: Answer, context: Context) -> bytes:
+    """The answer as a message."""
+    content = [block for part in answer.parts if (block := written_block(part)) is not None]
+    document = {
+        **written_head(answer.answer_id, answer.model, context),
+        "content": content,
+        "stop_reason": STOP_REASON[answer.stop],
+        "stop_sequence": answer.stop_sequence or None,
+        "usage": written_usage(answer.usage or TokenUsage(0, 0)),
+    }
+    return orjson.dumps(document)
+
+
+def written_head(answer_id: str, model: str, context: Context) -> Json:
+    """What a message begins with."""
+    name = answer_id or context.request_id
+    return {
+        "id": name if name.startswith("msg_") else f"msg_{name}",
+        "type": "message",
+        "role": "assistant",
+        "model": model or context.asked_model,
+    }
+
+
+def written_block(part: Part) -> Json | None:
+    """A part as a block. Thinking of another vendor is shown with an empty signature, which only
+    says that it cannot be given back: Anthropic's writers leave it out."""
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text, "citations": part.citations or None}
+    if isinstance(part, Refused):
+        return {"type": "text", "text": part.text, "citations": None}
+    if isinstance(part, ToolCall):
+        block = {"type": "tool_use", "id": part.call_id, "name": part.name}
+        return {**block, "input": shown_arguments(part.arguments)}
+    if isinstance(part, Thinking):
+        if part.redacted:
+            return {"type": "redacted_thinking", "data": part.signature}
+        signature = part.signature if part.vendor is Vendor.ANTHROPIC else ""
+        return {"type": "thinking", "thinking": part.text, "signature": signature}
+    return None
+
+
+def shown_arguments(arguments: str) -> Json:
+    """A model's arguments as the object that Anthropic's clients expect. What is no object is kept
+    under a name of its own, so that the caller sees what the model wrote."""
+    try:
+        value: Any = orjson.loads(arguments or "{}")
+    except orjson.JSONDecodeError:
+        value = arguments
+    return value if isinstance(value, dict) else {"_unparsed": value}
+
+
+def written_usage(usage: TokenUsage) -> Json:
+    """Token counts in Anthropic's words: cached and written input stand beside the rest."""
+    plain = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
+    return {
+        "input_tokens": plain,
+        "cache_read_input_tokens": usage.cached_input_tokens,
+        "cache_creation_input_tokens": usage.cache_write_tokens,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": usage.cache_write_tokens - usage.cache_write_1h_tokens,
+            "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
+        },
+        "output_tokens": usage.output_tokens,
+    }
+
+
+def read_error(status: int, body: bytes) -> ProviderError:
+    """Whatever came is some error; the provider's words are kept."""
+    error: Any = None
+    with suppress(orjson.JSONDecodeError, AttributeError):
+        error = orjson.loads(body).get("error")
+    default = "api" if status >= 500 else "invalid_request"
+    kind = _KIND_BY_STATUS.get(status, default)
+    if not isinstance(error, dict):
+        text = error if isinstance(error, str) else body.decode("utf-8", "replace")
+        return ProviderError(status, kind, text[:MAX_MESSAGE_CHARACTERS])
+    message = str(error.get("message") or "")[:MAX_MESSAGE_CHARACTERS]
+    code = str(error.get("type") or "")
+    kind = _KIND.get(code, kind)
+    if kind == "invalid_request" and "prompt is too long" in message:
+        kind = "context_length"
+    return ProviderError(status, kind, message, code=code)
+
+
+def error_document(error: ProviderError, context: Context) -> Json:
+    """An error in Anthropic's shape."""
+    kind = _ERROR_TYPE.get(error.kind, "api_error")
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": error.message},
+        "request_id": context.request_id,
+    }
+
+
+def write_error(error: ProviderError, context: Context) -> bytes:
+    """An error body."""
+    return orjson.dumps(error_document(error, context))

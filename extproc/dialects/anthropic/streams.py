@@ -1,0 +1,258 @@
+"""Streamed messages: Anthropic's events to the shared ones and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from extproc.dialects.answer import (
+    Delta,
+    Ended,
+    Event,
+    Failed,
+    PartEnded,
+    PartKind,
+    PartStarted,
+    Ping,
+    ProviderError,
+    Signature,
+    Started,
+    Stop,
+    Stopped,
+)
+from extproc.dialects.anthropic.answers import (
+    STOP_REASON,
+    error_document,
+    read_error,
+    stop_of,
+    usage_of,
+    written_head,
+    written_usage,
+)
+from extproc.dialects.codec import Context, StreamError
+from extproc.dialects.conversation import Json, Vendor
+from extproc.dialects.sse import ServerSentEvent, SseReader, sse_event
+from extproc.values.usage import TokenUsage
+
+_ERROR_STATUS = {"overloaded_error": 529, "rate_limit_error": 429}
+_BROKEN_STATUS = 502
+"""Of an error that comes inside a stream, after its 200."""
+_KINDS = {
+    "text": PartKind.TEXT,
+    "thinking": PartKind.THINKING,
+    "redacted_thinking": PartKind.THINKING,
+    "tool_use": PartKind.TOOL_CALL,
+}
+
+
+class MessageStreamReader:
+    """One stream of a provider."""
+
+    def __init__(self, context: Context) -> None:
+        self._sse = SseReader()
+        self._context = context
+        self._parts: dict[int, int] = {}
+        """Anthropic's index of an open block to ours: blocks of its own tools have none."""
+        self._next_part = 0
+        self._usage: Json = {}
+        self._stopped = False
+        self._over = False
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        """See ``StreamReader``."""
+        return self._read(self._sse.feed(data))
+
+    def end(self) -> Sequence[Event]:
+        """See ``StreamReader``."""
+        events: list[Event] = []
+        with suppress(StreamError):  # half an event: the stream was cut inside it
+            events = self._read(self._sse.end())
+        if not self._over:
+            if self._stopped:
+                events.append(Ended(usage_of(self._usage)))
+            else:
+                cut = ProviderError(_BROKEN_STATUS, "api", "The provider's stream ended early.")
+                events += [*map(PartEnded, self._parts.values()), Failed(cut)]
+            self._over = True
+        return events
+
+    def _read(self, read: Sequence[ServerSentEvent]) -> list[Event]:
+        events: list[Event] = []
+        for event in read:
+            if self._over:
+                break
+            try:
+                document = orjson.loads(event.data)
+                self._take(document, events)
+            except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+                raise StreamError("an event is none of Anthropic's") from None
+        return events
+
+    def _take(self, event: Json, events: list[Event]) -> None:
+        kind = event["type"]
+        if kind == "content_block_delta":
+            self._delta(event["index"], event["delta"], events)
+        elif kind == "content_block_start":
+            self._block(event["index"], event["content_block"], events)
+        elif kind == "content_block_stop":
+            part = self._parts.pop(event["index"], None)
+            if part is not None:
+                events.append(PartEnded(part))
+        elif kind == "message_start":
+            message = event["message"]
+            self._usage = dict(message.get("usage") or {})
+            events.append(Started(str(message["id"]), str(message["model"]), usage_of(self._usage)))
+        elif kind == "message_delta":
+            self._message_delta(event, events)
+        elif kind == "message_stop":
+            self._over = True
+            events.append(Ended(usage_of(self._usage)))
+        elif kind == "ping":
+            events.append(Ping())
+        elif kind == "error":
+            self._over = True
+            events.append(Failed(_stream_error(event)))
+        # Events that Anthropic adds later say nothing that could be told elsewhere.
+
+    def _block(self, index: int, block: Json, events: list[Event]) -> None:
+        kind = _KINDS.get(block["type"])
+        if kind is None:
+            return
+        part = self._parts[index] = self._next_part
+        self._next_part += 1
+        if kind is PartKind.TOOL_CALL:
+            events.append(PartStarted(part, kind, str(block["id"]), str(block["name"])))
+            if block.get("input"):
+                events.append(Delta(part, orjson.dumps(block["input"]).decode()))
+        elif block["type"] == "redacted_thinking":
+            events.append(PartStarted(part, kind, redacted=str(block["data"])))
+        else:
+            events.append(PartStarted(part, kind))
+            text = block.get("text") or block.get("thinking")
+            if text:
+                events.append(Delta(part, text))
+
+    def _delta(self, index: int, delta: Json, events: list[Event]) -> None:
+        part = self._parts.get(index)
+        if part is None:
+            return
+        kind = delta["type"]
+        if kind == "signature_delta":
+            events.append(Signature(part, delta["signature"]))
+            return
+        key = {"text_delta": "text", "input_json_delta": "partial_json"}.get(kind, "thinking")
+        text = delta.get(key)
+        if text:
+            events.append(Delta(part, text))
+
+    def _message_delta(self, event: Json, events: list[Event]) -> None:
+        for key, value in (event.get("usage") or {}).items():
+            if value is not None:
+                self._usage[key] = value
+        delta = event.get("delta") or {}
+        if delta.get("stop_reason") is None:
+            return
+        self._stopped = True
+        events.append(
+            Stopped(
+                stop_of(delta["stop_reason"]),
+                str(delta.get("stop_sequence") or ""),
+                usage_of(self._usage),
+            )
+        )
+
+
+class MessageStreamWriter:
+    """One stream to a caller."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._kind = PartKind.TEXT
+        self._stopped: Stopped | None = None
+
+    def write(self, events: Sequence[Event]) -> bytes:
+        """See ``StreamWriter``."""
+        return b"".join([self._event(event) for event in events])
+
+    def _event(self, event: Event) -> bytes:
+        if isinstance(event, Delta):
+            return self._delta(event)
+        if isinstance(event, PartStarted):
+            return self._start(event)
+        if isinstance(event, PartEnded):
+            return _written("content_block_stop", {"index": event.part})
+        if isinstance(event, Signature):
+            if self._context.vendor is not Vendor.ANTHROPIC:
+                return b""  # worth nothing to Anthropic: shown unsigned, it is not given back
+            delta = {"type": "signature_delta", "signature": event.signature}
+            return _written("content_block_delta", {"index": event.part, "delta": delta})
+        if isinstance(event, Started):
+            return self._message(event)
+        if isinstance(event, Stopped):
+            # Kept until the usage is known: OpenAI tells it after the reason to stop.
+            self._stopped = event
+            return b""
+        if isinstance(event, Ended):
+            return self._end(event)
+        if isinstance(event, Ping):
+            return _written("ping", {})
+        assert isinstance(event, Failed)
+        document = error_document(event.error, self._context)
+        return sse_event(orjson.dumps(document), "error")
+
+    def _message(self, event: Started) -> bytes:
+        message = {
+            **written_head(event.answer_id, event.model, self._context),
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": written_usage(event.usage or TokenUsage(0, 0)),
+        }
+        return _written("message_start", {"message": message})
+
+    def _start(self, event: PartStarted) -> bytes:
+        self._kind = event.kind
+        block: Json
+        if event.kind is PartKind.TOOL_CALL:
+            block = {"type": "tool_use", "id": event.call_id, "name": event.name, "input": {}}
+        elif event.redacted:
+            block = {"type": "redacted_thinking", "data": event.redacted}
+        elif event.kind is PartKind.THINKING:
+            block = {"type": "thinking", "thinking": "", "signature": ""}
+        else:
+            block = {"type": "text", "text": ""}
+        return _written("content_block_start", {"index": event.part, "content_block": block})
+
+    def _delta(self, event: Delta) -> bytes:
+        delta: Json
+        if self._kind is PartKind.TOOL_CALL:
+            delta = {"type": "input_json_delta", "partial_json": event.text}
+        elif self._kind is PartKind.THINKING:
+            delta = {"type": "thinking_delta", "thinking": event.text}
+        else:
+            delta = {"type": "text_delta", "text": event.text}
+        return _written("content_block_delta", {"index": event.part, "delta": delta})
+
+    def _end(self, event: Ended) -> bytes:
+        stopped = self._stopped or Stopped(Stop.END)
+        usage = event.usage or stopped.usage or TokenUsage(0, 0)
+        delta = {
+            "stop_reason": STOP_REASON[stopped.stop],
+            "stop_sequence": stopped.stop_sequence or None,
+        }
+        counts: Json = {key: n for key, n in written_usage(usage).items() if type(n) is int}
+        return _written("message_delta", {"delta": delta, "usage": counts}) + _written(
+            "message_stop", {}
+        )
+
+
+def _written(kind: str, fields: dict[str, Any]) -> bytes:
+    return sse_event(orjson.dumps({"type": kind, **fields}), kind)
+
+
+def _stream_error(event: Json) -> ProviderError:
+    kind = str((event.get("error") or {}).get("type"))
+    return read_error(_ERROR_STATUS.get(kind, _BROKEN_STATUS), orjson.dumps(event))

@@ -1,0 +1,152 @@
+"""Whole generateContent answers and errors, to the shared answer."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from extproc.dialects.answer import Answer, ProviderError, Stop
+from extproc.dialects.codec import Context
+from extproc.dialects.conversation import (
+    Json,
+    Media,
+    Part,
+    Text,
+    Thinking,
+    ToolCall,
+    Vendor,
+)
+from extproc.dialects.turns import signed_call_id
+from extproc.values.usage import TokenUsage
+from extproc.wire.errors import WireError
+from extproc.wire.usage import MAX_PLAUSIBLE_TOKENS
+
+_STOP = {
+    "STOP": Stop.END,
+    "MAX_TOKENS": Stop.MAX_TOKENS,
+    "SAFETY": Stop.REFUSAL,
+    "RECITATION": Stop.REFUSAL,
+    "LANGUAGE": Stop.REFUSAL,
+    "BLOCKLIST": Stop.REFUSAL,
+    "PROHIBITED_CONTENT": Stop.REFUSAL,
+    "SPII": Stop.REFUSAL,
+    "IMAGE_SAFETY": Stop.REFUSAL,
+}
+_KIND = {
+    "INVALID_ARGUMENT": "invalid_request",
+    "FAILED_PRECONDITION": "invalid_request",
+    "OUT_OF_RANGE": "invalid_request",
+    "UNAUTHENTICATED": "authentication",
+    "PERMISSION_DENIED": "permission",
+    "NOT_FOUND": "not_found",
+    "RESOURCE_EXHAUSTED": "rate_limit",
+    "UNAVAILABLE": "overloaded",
+    "DEADLINE_EXCEEDED": "timeout",
+}
+_KIND_BY_STATUS = {401: "authentication", 403: "permission", 404: "not_found", 429: "rate_limit"}
+MAX_MESSAGE_CHARACTERS = 4_000
+"""Of a provider's error that is passed on; an HTML page is cut here."""
+
+
+def read_answer(body: bytes, context: Context) -> Answer:
+    """Raises ``WireError`` for what is no answer of Gemini's."""
+    try:
+        document = orjson.loads(body)
+        candidates = document.get("candidates") or []
+        read = [_candidate(candidate, context) for candidate in candidates]
+        blocked = document.get("promptFeedback", {}).get("blockReason")
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        raise WireError("The provider's answer is none of Gemini's.") from None
+    if not read:
+        if not blocked:
+            raise WireError("The provider's answer has no candidate.")
+        read = [([], Stop.REFUSAL)]
+    parts, stop = read[0]
+    return Answer(
+        str(document.get("responseId") or context.request_id),
+        str(document.get("modelVersion") or ""),
+        parts,
+        stop,
+        usage_of(document.get("usageMetadata")),
+        others=[Answer("", "", parts, stop, None) for parts, stop in read[1:]],
+    )
+
+
+def _candidate(candidate: Json, context: Context) -> tuple[list[Part], Stop]:
+    parts: list[Part] = []
+    for raw in (candidate.get("content") or {}).get("parts") or ():
+        part = part_of(raw, len(parts), context)
+        last = parts[-1] if parts else None
+        if isinstance(part, Text) and isinstance(last, Text):
+            last.text += part.text
+        elif part is not None:
+            parts.append(part)
+    called = any(isinstance(part, ToolCall) for part in parts)
+    return parts, stop_of(candidate.get("finishReason"), called=called)
+
+
+def part_of(raw: Json, number: int, context: Context) -> Part | None:
+    """A part of an answer; None for an empty one."""
+    signature = raw.get("thoughtSignature") or ""
+    if "functionCall" in raw:
+        call = raw["functionCall"]
+        call_id = call.get("id") or f"call_{context.request_id}_{number}"
+        arguments = orjson.dumps(call.get("args") or {}).decode()
+        return ToolCall(signed_call_id(call_id, signature), call["name"], arguments)
+    if "inlineData" in raw:
+        data = raw["inlineData"]
+        return Media("image", data.get("mimeType") or "", data=data["data"])
+    text = raw.get("text")
+    if not isinstance(text, str) or not text:
+        return None
+    if raw.get("thought"):
+        return Thinking(text, signature, Vendor.GOOGLE)
+    return Text(text)
+
+
+def stop_of(reason: object, *, called: bool) -> Stop:
+    """What a finish reason means: Google says STOP for tool calls too."""
+    stop = _STOP.get(reason, Stop.END) if isinstance(reason, str) else Stop.END
+    return Stop.TOOL_CALLS if called and stop is Stop.END else stop
+
+
+def usage_of(usage: object) -> TokenUsage | None:
+    """Token counts; thoughts are output, and billed as output. None where a count is no count."""
+    if not isinstance(usage, dict):
+        return None
+
+    def count(key: str) -> int:
+        value = usage.get(key, 0)
+        if type(value) is not int or not 0 <= value <= MAX_PLAUSIBLE_TOKENS:
+            raise ValueError(key)
+        return value
+
+    try:
+        thoughts = count("thoughtsTokenCount")
+        prompt = count("promptTokenCount") + count("toolUsePromptTokenCount")
+        output = count("candidatesTokenCount") + thoughts
+        cached = min(count("cachedContentTokenCount"), prompt)
+    except ValueError:
+        return None
+    return TokenUsage(prompt, output, cached, 0, thoughts)
+
+
+def read_error(status: int, body: bytes) -> ProviderError:
+    """Whatever came is some error; the provider's words are kept."""
+    error: Any = None
+    with suppress(orjson.JSONDecodeError, AttributeError, LookupError):
+        document = orjson.loads(body)
+        # A stream that fails at once is a list with one error in it.
+        error = (document[0] if isinstance(document, list) else document).get("error")
+    kind = _KIND_BY_STATUS.get(status, "api" if status >= 500 else "invalid_request")
+    if not isinstance(error, dict):
+        text = error if isinstance(error, str) else body.decode("utf-8", "replace")
+        return ProviderError(status, kind, text[:MAX_MESSAGE_CHARACTERS])
+    message = str(error.get("message") or "")[:MAX_MESSAGE_CHARACTERS]
+    code = str(error.get("status") or "")
+    kind = _KIND.get(code, kind)
+    if kind == "invalid_request" and "exceeds the maximum number of tokens" in message:
+        kind = "context_length"
+    return ProviderError(status, kind, message, code=code)

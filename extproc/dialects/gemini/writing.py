@@ -1,0 +1,207 @@
+"""A conversation to a generateContent request."""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from urllib.parse import quote
+
+import orjson
+
+from extproc.dialects.codec import TargetFacts, WrittenRequest
+from extproc.dialects.conversation import (
+    Conversation,
+    Json,
+    Media,
+    Part,
+    Refused,
+    Role,
+    Text,
+    Thinking,
+    ThinkingWish,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+    UntranslatableError,
+    Vendor,
+)
+from extproc.dialects.turns import arguments_object
+
+MAX_STOPS = 5
+"""Google's own bound on stop sequences."""
+_NO_SIGNATURE = "skip_thought_signature_validator"
+"""What Google documents for calls that another model made: Gemini 3 refuses a call without any."""
+_NEEDS_SIGNATURE = re.compile(r"(?:.*/)?gemini-[3-9]")
+_LEVELS = re.compile(r"(?:.*/)?gemini-[3-9]")
+"""Models that think by level; those before think by budget."""
+_LEVEL_BY_EFFORT = {"minimal": "minimal", "low": "low", "medium": "medium"}
+_BUDGET_BY_EFFORT = {"minimal": 512, "low": 1_024, "medium": 8_192, "high": 24_576}
+_MOST_BUDGET = 24_576
+"""The largest that every thinking model before Gemini 3 takes."""
+_LOW_UP_TO_TOKENS = 4_096
+_MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY", "named": "ANY"}
+
+
+def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequest:
+    """Raises ``UntranslatableError``."""
+    for key in conversation.extra:
+        raise UntranslatableError(key, "the provider's API has no such field")
+    if conversation.logit_bias:
+        raise UntranslatableError("logit_bias", "Google's API has no such field")
+    document: Json = {"contents": _contents(conversation, facts)}
+    if conversation.system:
+        document["systemInstruction"] = {"parts": [{"text": t.text} for t in conversation.system]}
+    if conversation.tools:
+        declarations = [_tool(tool) for tool in conversation.tools]
+        document["tools"] = [{"functionDeclarations": declarations}]
+        if conversation.tool_choice is not None:
+            document["toolConfig"] = _choice(conversation.tool_choice)
+    dropped = list(conversation.dropped)
+    if conversation.parallel_tools is False:
+        dropped.append("parallel_tool_calls")
+    if conversation.end_user:
+        dropped.append("user")
+    config = _generation(conversation)
+    dropped += _thinking(config, conversation.thinking, facts)
+    if config:
+        document["generationConfig"] = config
+    method = "streamGenerateContent?alt=sse" if conversation.stream else "generateContent"
+    path = f"{facts.base_path}/models/{quote(facts.model, safe='')}:{method}"
+    return WrittenRequest(path, orjson.dumps(document), dropped=tuple(dropped))
+
+
+def _contents(conversation: Conversation, facts: TargetFacts) -> list[Json]:
+    contents = []
+    sign = _NEEDS_SIGNATURE.match(facts.model) is not None
+    for place, turn in enumerate(conversation.turns):
+        parts = _parts(turn, f"messages[{place}]", sign=sign)
+        if parts:
+            role = "user" if turn.role is Role.USER else "model"
+            contents.append({"role": role, "parts": parts})
+    return contents
+
+
+def _parts(turn: Turn, where: str, *, sign: bool) -> list[Json]:
+    written: list[Json] = []
+    unsigned = sign
+    for part in turn.parts:
+        if isinstance(part, ToolResult):
+            written += _tool_result(part, where)
+        elif isinstance(part, ToolCall):
+            call = _tool_call(part, where)
+            if part.signature:
+                call["thoughtSignature"] = part.signature
+            elif unsigned:
+                call["thoughtSignature"] = _NO_SIGNATURE
+            unsigned = False  # the first of a turn's parallel calls carries it
+            written.append(call)
+        else:
+            made = _part(part, where)
+            if made is not None:
+                written.append(made)
+    return written
+
+
+def _part(part: Part, where: str) -> Json | None:
+    """None for what is not given on: another vendor's thinking, and empty text."""
+    if isinstance(part, Text | Refused):
+        return {"text": part.text} if part.text else None
+    if isinstance(part, Media):
+        return _media(part, where)
+    if isinstance(part, Thinking) and part.vendor is Vendor.GOOGLE and part.signature:
+        return {"text": part.text, "thought": True, "thoughtSignature": part.signature}
+    return None
+
+
+def _media(media: Media, where: str) -> Json:
+    if media.text:
+        return {"text": f"{media.name}\n\n{media.text}" if media.name else media.text}
+    if media.data:
+        return {"inlineData": {"mimeType": media.media_type, "data": media.data}}
+    if media.file_id:
+        raise UntranslatableError(where, "a file by id is known to its provider only")
+    kind = media.media_type or mimetypes.guess_type(media.url.partition("?")[0])[0]
+    if kind is None:
+        raise UntranslatableError(where, "Google must be told the type of a file by URL")
+    return {"fileData": {"mimeType": kind, "fileUri": media.url}}
+
+
+def _tool_call(call: ToolCall, where: str) -> Json:
+    arguments = arguments_object(call, where)
+    return {"functionCall": {"id": call.call_id, "name": call.name, "args": arguments}}
+
+
+def _tool_result(result: ToolResult, where: str) -> list[Json]:
+    """The text as the function's response; media follow as parts of their own."""
+    if not result.name:
+        raise UntranslatableError(where, "the call that this tool result answers is not there")
+    text = "\n".join(part.text for part in result.parts if isinstance(part, Text))
+    response = {"error" if result.is_error else "output": text}
+    answer = {"id": result.call_id, "name": result.name, "response": response}
+    media = [_media(part, where) for part in result.parts if isinstance(part, Media)]
+    return [{"functionResponse": answer}, *media]
+
+
+def _tool(tool: Tool) -> Json:
+    declaration: Json = {"name": tool.name, "parametersJsonSchema": tool.schema}
+    if tool.description:
+        declaration["description"] = tool.description
+    return declaration
+
+
+def _choice(choice: ToolChoice) -> Json:
+    config: Json = {"mode": _MODES[choice.mode]}
+    if choice.mode == "named":
+        config["allowedFunctionNames"] = [choice.name]
+    return {"functionCallingConfig": config}
+
+
+def _generation(conversation: Conversation) -> Json:
+    if len(conversation.stop) > MAX_STOPS:
+        raise UntranslatableError("stop", f"Google takes at most {MAX_STOPS}")
+    wanted = conversation.answer_format
+    values = {
+        "maxOutputTokens": conversation.max_output_tokens,
+        "temperature": conversation.temperature,
+        "topP": conversation.top_p,
+        "topK": conversation.top_k,
+        "stopSequences": conversation.stop or None,
+        "seed": conversation.seed,
+        "presencePenalty": conversation.presence_penalty,
+        "frequencyPenalty": conversation.frequency_penalty,
+        "candidateCount": conversation.choices if conversation.choices > 1 else None,
+        "responseLogprobs": conversation.logprobs or None,
+        "logprobs": conversation.top_logprobs,
+        "responseMimeType": "application/json" if wanted is not None else None,
+        "responseJsonSchema": wanted.schema if wanted is not None else None,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _thinking(config: Json, wish: ThinkingWish | None, facts: TargetFacts) -> list[str]:
+    if wish is None:
+        return []
+    effort = "none" if wish.mode == "off" else wish.effort
+    if _LEVELS.match(facts.model) is not None:
+        if wish.mode == "budget":
+            effort = "low" if wish.budget_tokens <= _LOW_UP_TO_TOKENS else "high"
+        if effort == "none":
+            # These models always think a little.
+            config["thinkingConfig"] = {"thinkingLevel": "minimal"}
+            return []
+        level = _LEVEL_BY_EFFORT.get(effort, "high")
+        config["thinkingConfig"] = {"thinkingLevel": level, "includeThoughts": True}
+        return []
+    if "2.5" not in facts.model:
+        return [] if effort == "none" else ["thinking"]
+    budget = -1  # the model decides
+    if effort == "none":
+        budget = 0
+    elif wish.mode == "budget":
+        budget = min(wish.budget_tokens, _MOST_BUDGET)
+    elif effort:
+        budget = _BUDGET_BY_EFFORT.get(effort, _MOST_BUDGET)
+    config["thinkingConfig"] = {"thinkingBudget": budget, "includeThoughts": budget != 0}
+    return []

@@ -1,0 +1,1 @@
+"""OpenAI chat completions, as callers speak it and as providers do."""

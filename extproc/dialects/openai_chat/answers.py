@@ -1,0 +1,227 @@
+"""Whole chat completions and errors: to the shared answer and back."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from extproc.dialects.answer import Answer, ProviderError, Stop
+from extproc.dialects.codec import Context
+from extproc.dialects.conversation import Json, Part, Refused, Text, Thinking, ToolCall
+from extproc.values.dialect import Operation
+from extproc.values.usage import TokenUsage
+from extproc.wire.errors import WireError
+from extproc.wire.usage import usage_from_object
+
+FINISH_REASON = {
+    Stop.END: "stop",
+    Stop.STOP_SEQUENCE: "stop",
+    Stop.MAX_TOKENS: "length",
+    Stop.CONTEXT_FULL: "length",
+    Stop.TOOL_CALLS: "tool_calls",
+    Stop.REFUSAL: "content_filter",
+    Stop.PAUSE: "stop",
+}
+_STOP = {
+    "stop": Stop.END,
+    "length": Stop.MAX_TOKENS,
+    "tool_calls": Stop.TOOL_CALLS,
+    "function_call": Stop.TOOL_CALLS,
+    "content_filter": Stop.REFUSAL,
+}
+_ERROR_TYPE = {
+    "authentication": "invalid_request_error",
+    "permission": "invalid_request_error",
+    "rate_limit": "rate_limit_error",
+    "overloaded": "server_error",
+    "timeout": "server_error",
+    "api": "server_error",
+}
+_KIND_BY_STATUS = {
+    400: "invalid_request",
+    401: "authentication",
+    403: "permission",
+    404: "not_found",
+    408: "timeout",
+    413: "too_large",
+    429: "rate_limit",
+    503: "overloaded",
+    504: "timeout",
+    529: "overloaded",
+}
+MAX_MESSAGE_CHARACTERS = 4_000
+"""Of a provider's error that is passed on; an HTML page is cut here."""
+
+
+def stop_of(finish_reason: object) -> Stop:
+    """What a finish reason means; unknown ones end the answer."""
+    return _STOP.get(finish_reason, Stop.END) if isinstance(finish_reason, str) else Stop.END
+
+
+def read_answer(body: bytes, context: Context) -> Answer:
+    """Raises ``WireError`` for what is no chat completion."""
+    try:
+        document = orjson.loads(body)
+        choices = [_choice(choice) for choice in document["choices"]]
+        first = choices[0]
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        raise WireError("The provider's answer is no chat completion.") from None
+    parts, stop, logprobs = first
+    return Answer(
+        str(document.get("id") or context.request_id),
+        str(document.get("model") or ""),
+        parts,
+        stop,
+        usage_of(document.get("usage")),
+        logprobs=logprobs,
+        created_s=_whole(document.get("created")),
+        others=[Answer("", "", parts, stop, None) for parts, stop, _ in choices[1:]],
+        service_tier=str(document.get("service_tier") or ""),
+    )
+
+
+def _choice(choice: Json) -> tuple[list[Part], Stop, list[Json]]:
+    message = choice["message"]
+    parts: list[Part] = []
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(reasoning, str):
+        parts.append(Thinking(reasoning))
+    if message.get("content"):
+        parts.append(Text(message["content"], citations=message.get("annotations") or []))
+    if message.get("refusal"):
+        parts.append(Refused(message["refusal"]))
+    for call in message.get("tool_calls") or ():
+        function = call["function"]
+        parts.append(ToolCall(call["id"], function["name"], function.get("arguments") or "{}"))
+    stop = stop_of(choice.get("finish_reason"))
+    if stop is Stop.END and any(isinstance(part, Refused) for part in parts):
+        stop = Stop.REFUSAL
+    return parts, stop, (choice.get("logprobs") or {}).get("content") or []
+
+
+def usage_of(usage: object) -> TokenUsage | None:
+    """Token counts as the provider reports them; None when it reports none that can be read."""
+    reported = usage_from_object(Operation.CHAT_COMPLETIONS, usage)
+    return None if reported is None else reported.usage
+
+
+def write_answer(answer: Answer, context: Context) -> bytes:
+    """The answer as a chat completion."""
+    choices = [_written_choice(place, one) for place, one in enumerate([answer, *answer.others])]
+    document: Json = {
+        "id": completion_id(answer.answer_id, context),
+        "object": "chat.completion",
+        "created": answer.created_s or context.now_s,
+        "model": answer.model or context.asked_model,
+        "choices": choices,
+    }
+    if answer.usage is not None:
+        document["usage"] = written_usage(answer.usage)
+    return orjson.dumps(document)
+
+
+def completion_id(answer_id: str, context: Context) -> str:
+    """The provider's id, as OpenAI's clients know ids."""
+    name = answer_id or context.request_id
+    return name if name.startswith("chatcmpl-") else f"chatcmpl-{name}"
+
+
+def _written_choice(place: int, answer: Answer) -> Json:
+    message: Json = {"role": "assistant", "content": None, "refusal": None}
+    texts = [part.text for part in answer.parts if isinstance(part, Text)]
+    thoughts = [part.text for part in answer.parts if isinstance(part, Thinking)]
+    refusals = [part.text for part in answer.parts if isinstance(part, Refused)]
+    calls = [part for part in answer.parts if isinstance(part, ToolCall)]
+    if texts:
+        message["content"] = "".join(texts)
+    if refusals:
+        message["refusal"] = "".join(refusals)
+    if any(thoughts):
+        message["reasoning_content"] = "".join(thoughts)
+    if calls:
+        message["tool_calls"] = [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in calls
+        ]
+    reason = FINISH_REASON[answer.stop]
+    if refusals and answer.stop is Stop.REFUSAL:
+        reason = "stop"  # in words: OpenAI ends such an answer like any other
+    logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
+    return {"index": place, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+
+def written_usage(usage: TokenUsage) -> Json:
+    """Token counts in OpenAI's words."""
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_input_tokens,
+            "audio_tokens": 0,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning_tokens,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def read_error(status: int, body: bytes) -> ProviderError:
+    """Whatever came is some error; the provider's words are kept."""
+    error: Any = None
+    with suppress(orjson.JSONDecodeError, AttributeError):
+        error = orjson.loads(body).get("error")
+    kind = kind_of_status(status)
+    if not isinstance(error, dict):
+        text = error if isinstance(error, str) else body.decode("utf-8", "replace")
+        return ProviderError(status, kind, text[:MAX_MESSAGE_CHARACTERS])
+    code = str(error.get("code") or "")
+    if code == "context_length_exceeded":
+        kind = "context_length"
+    elif code == "content_filter":
+        kind = "content_filter"
+    return ProviderError(
+        status,
+        kind,
+        str(error.get("message") or "")[:MAX_MESSAGE_CHARACTERS],
+        str(error.get("param") or ""),
+        code or str(error.get("type") or ""),
+    )
+
+
+def kind_of_status(status: int) -> str:
+    """What an HTTP status means where the body does not say more."""
+    return _KIND_BY_STATUS.get(status, "api" if status >= 500 else "invalid_request")
+
+
+def error_document(error: ProviderError) -> Json:
+    """An error in OpenAI's shape."""
+    code = error.code or None
+    if error.kind == "context_length":
+        code = "context_length_exceeded"
+    return {
+        "error": {
+            "message": error.message,
+            "type": _ERROR_TYPE.get(error.kind, "invalid_request_error"),
+            "param": error.param or None,
+            "code": code,
+        }
+    }
+
+
+def write_error(error: ProviderError, context: Context) -> bytes:
+    """An error body."""
+    return orjson.dumps(error_document(error))
+
+
+def _whole(value: object) -> int:
+    return value if type(value) is int else 0

@@ -1,0 +1,1 @@
+"""OpenAI Responses, as callers (Codex above all) speak it and as providers do."""

@@ -1,0 +1,191 @@
+"""A conversation to a Responses request."""
+
+from __future__ import annotations
+
+import orjson
+
+from extproc.dialects.codec import TargetFacts, WrittenRequest
+from extproc.dialects.conversation import (
+    AnswerFormat,
+    Conversation,
+    Json,
+    Media,
+    Part,
+    Refused,
+    Role,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+    UntranslatableError,
+    Vendor,
+)
+from extproc.dialects.openai_chat.writing import REASONING_MODEL, data_url
+from extproc.dialects.thinking import effort_of
+
+_UNSAYABLE = ("top_k", "seed", "presence_penalty", "frequency_penalty")
+
+
+def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequest:
+    """Raises ``UntranslatableError``. Nothing is stored at OpenAI."""
+    for key in conversation.extra:
+        raise UntranslatableError(key, "the provider's API has no such field")
+    dropped = list(conversation.dropped)
+    _refuse_the_unsayable(conversation, dropped)
+    document: Json = {"model": facts.model, "store": False, "input": _input(conversation)}
+    if conversation.system:
+        document["instructions"] = "\n\n".join(text.text for text in conversation.system)
+    _tools(document, conversation)
+    values = {
+        "max_output_tokens": conversation.max_output_tokens,
+        "temperature": conversation.temperature,
+        "top_p": conversation.top_p,
+        "top_logprobs": conversation.top_logprobs,
+        "stream": conversation.stream or None,
+        "safety_identifier": conversation.end_user or None,
+    }
+    document.update({key: value for key, value in values.items() if value is not None})
+    wish = conversation.thinking
+    if REASONING_MODEL.match(facts.model) is not None:
+        # Nothing is stored, so thoughts must come along to be given back.
+        document["include"] = ["reasoning.encrypted_content"]
+        if wish is not None:
+            document["reasoning"] = {"effort": effort_of(wish)}
+            if wish.mode != "off":
+                document["reasoning"]["summary"] = "auto"
+    elif wish is not None and wish.mode != "off":
+        dropped.append("thinking")
+    if conversation.answer_format is not None:
+        document["text"] = {"format": _format(conversation.answer_format)}
+    path = f"{facts.base_path}/responses"
+    return WrittenRequest(path, orjson.dumps(document), dropped=tuple(dropped))
+
+
+def _refuse_the_unsayable(conversation: Conversation, dropped: list[str]) -> None:
+    for key in _UNSAYABLE:
+        value = getattr(conversation, key)
+        if value is None:
+            continue
+        if key == "seed":
+            dropped.append(key)
+        elif value != 0 or key == "top_k":
+            raise UntranslatableError(key, "OpenAI's Responses API has no such field")
+    if conversation.choices > 1:
+        raise UntranslatableError("n", "the Responses API gives one answer at a time")
+    if conversation.stop:
+        raise UntranslatableError("stop", "the Responses API has no stop sequences")
+    if conversation.logit_bias:
+        raise UntranslatableError("logit_bias", "the Responses API has no such field")
+
+
+def _input(conversation: Conversation) -> list[Json]:
+    items: list[Json] = []
+    for place, turn in enumerate(conversation.turns):
+        items += _turn(turn, f"messages[{place}]")
+    return items
+
+
+def _turn(turn: Turn, where: str) -> list[Json]:
+    """Calls, results and thoughts are items of their own; what is said between is a message."""
+    items: list[Json] = []
+    for part in turn.parts:
+        item = _item(part, where)
+        if item is not None:
+            items.append(item)
+        elif isinstance(part, Text | Refused) and turn.role is Role.ASSISTANT:
+            # As plain text: what OpenAI's own messages hold beside it, others do not have.
+            items.append({"type": "message", "role": "assistant", "content": part.text})
+        elif not isinstance(part, Thinking):
+            content = _content(part, where)
+            last = items[-1] if items else {}
+            if last.get("role") == "user":
+                last["content"].append(content)
+            else:
+                items.append({"type": "message", "role": "user", "content": [content]})
+    return items
+
+
+def _item(part: Part, where: str) -> Json | None:
+    if isinstance(part, ToolCall):
+        call = {"call_id": part.call_id, "name": part.name, "arguments": part.arguments}
+        return {"type": "function_call", **call}
+    if isinstance(part, ToolResult):
+        output = [_content(inner, where) for inner in part.parts]
+        if part.is_error:
+            output.insert(0, {"type": "input_text", "text": "The tool failed:"})
+        only_text = len(output) == 1 and output[0]["type"] == "input_text"
+        told = output[0]["text"] if only_text else output
+        return {"type": "function_call_output", "call_id": part.call_id, "output": told}
+    if isinstance(part, Thinking) and part.vendor is Vendor.OPENAI and part.signature:
+        summary = [{"type": "summary_text", "text": part.text}] if part.text else []
+        item = {"type": "reasoning", "summary": summary, "encrypted_content": part.signature}
+        return {**item, "id": part.item_id} if part.item_id else item
+    return None
+
+
+def _content(part: Part, where: str) -> Json:
+    if isinstance(part, Text):
+        return {"type": "input_text", "text": part.text}
+    if not isinstance(part, Media):
+        raise UntranslatableError(where, "this kind of content has no place here")
+    if part.file_id:
+        raise UntranslatableError(where, "a file by id is known to its provider only")
+    if part.kind == "image":
+        url = part.url or data_url(part)
+        return {"type": "input_image", "image_url": url, "detail": part.detail or "auto"}
+    if part.kind == "audio":
+        raise UntranslatableError(where, "the Responses API takes no audio")
+    if part.text:
+        text = f"{part.name}\n\n{part.text}" if part.name else part.text
+        return {"type": "input_text", "text": text}
+    if part.url:
+        return {"type": "input_file", "file_url": part.url}
+    name = part.name or "document.pdf"
+    return {"type": "input_file", "filename": name, "file_data": data_url(part)}
+
+
+def _tools(document: Json, conversation: Conversation) -> None:
+    if not conversation.tools:
+        return
+    document["tools"] = [_tool(tool) for tool in conversation.tools]
+    if conversation.tool_choice is not None:
+        document["tool_choice"] = _choice(conversation.tool_choice)
+    if conversation.parallel_tools is not None:
+        document["parallel_tool_calls"] = conversation.parallel_tools
+
+
+def _tool(tool: Tool) -> Json:
+    # Left out, ``strict`` means true here and changes the schema; elsewhere it means false.
+    written: Json = {
+        "type": "function",
+        "name": tool.name,
+        "parameters": tool.schema,
+        "strict": bool(tool.strict),
+    }
+    if tool.description:
+        written["description"] = tool.description
+    return written
+
+
+def _choice(choice: ToolChoice) -> str | Json:
+    if choice.mode == "named":
+        return {"type": "function", "name": choice.name}
+    return choice.mode
+
+
+def _format(wanted: AnswerFormat) -> Json:
+    if wanted.schema is None:
+        return {"type": "json_object"}
+    written: Json = {
+        "type": "json_schema",
+        "name": wanted.name or "answer",
+        "schema": wanted.schema,
+    }
+    if wanted.description:
+        written["description"] = wanted.description
+    if wanted.strict is not None:
+        written["strict"] = wanted.strict
+    return written

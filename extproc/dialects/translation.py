@@ -1,0 +1,151 @@
+"""One attempt between two dialects: its request, and its answer as it arrives.
+
+Pure: the edge feeds it bytes and sends on what it gives. What a provider answers that cannot be
+read raises (``WireError``, ``StreamError``): the answer is then cut, never guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from extproc.dialects.answer import (
+    Answer,
+    Delta,
+    Ended,
+    Event,
+    PartEnded,
+    PartKind,
+    PartStarted,
+    Signature,
+    Started,
+    Stopped,
+)
+from extproc.dialects.codec import (
+    CallerDialect,
+    Context,
+    StreamReader,
+    StreamWriter,
+    TargetDialect,
+    TargetFacts,
+    WrittenRequest,
+)
+from extproc.dialects.conversation import Part, Refused, Text, Thinking, ToolCall
+from extproc.values.usage import TokenUsage
+from extproc.wire.errors import WireError
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""A whole answer is held until its end. The longest are some megabytes, with images some tens."""
+_STREAMS = ("text/event-stream", "application/vnd.amazon.eventstream")
+
+
+class AnswerHeaders(NamedTuple):
+    """What the answer's headers become."""
+
+    content_type: str
+
+
+def translate_request(
+    caller: CallerDialect, target: TargetDialect, body: bytes, facts: TargetFacts
+) -> WrittenRequest:
+    """The caller's body as the target takes it. Raises ``WireError``, ``UntranslatableError``."""
+    return target.write_request(caller.read_request(body), facts)
+
+
+class AnswerTranslator:
+    """The answer of one attempt."""
+
+    def __init__(
+        self, caller: CallerDialect, target: TargetDialect, context: Context, *, stream: bool
+    ) -> None:
+        self._caller = caller
+        self._target = target
+        self._context = context
+        self._stream = stream
+        """The caller asked for a stream."""
+        self._status = 200
+        self._reader: StreamReader | None = None
+        self._writer: StreamWriter | None = None
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self.usage: TokenUsage | None = None
+        """As the provider reported it last."""
+        self.complete = False
+        """The answer ended as answers do: its usage is the provider's last word."""
+
+    def on_headers(self, status: int, content_type: str) -> AnswerHeaders:
+        """The provider's status and type."""
+        self._status = status
+        answered = status < 400
+        if answered and content_type.partition(";")[0].strip().lower() in _STREAMS:
+            self._reader = self._target.stream_reader(self._context)
+        if answered and (self._stream or self._reader is not None):
+            self._writer = self._caller.stream_writer(self._context)
+            return AnswerHeaders(self._caller.stream_content_type)
+        return AnswerHeaders(self._caller.content_type)
+
+    def on_body(self, data: bytes, *, end: bool) -> bytes:
+        """The next bytes of the answer, to the next bytes for the caller."""
+        reader, writer = self._reader, self._writer
+        if reader is not None and writer is not None:
+            events = list(reader.feed(data))
+            if end:
+                events += reader.end()
+            self._note(events)
+            return writer.write(events)
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > MAX_ANSWER_BYTES:
+            raise WireError(f"The provider's answer is longer than {MAX_ANSWER_BYTES} bytes.")
+        return self._whole(b"".join(self._held)) if end else b""
+
+    def _whole(self, body: bytes) -> bytes:
+        if self._status >= 400:
+            error = self._target.read_error(self._status, body)
+            return self._caller.write_error(error, self._context)
+        answer = self._target.read_answer(body, self._context)
+        self.usage, self.complete = answer.usage, True
+        if self._writer is not None:
+            # Asked for as a stream, answered whole.
+            return self._writer.write(list(events_of(answer)))
+        return self._caller.write_answer(answer, self._context)
+
+    def _note(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Started | Stopped | Ended) and event.usage is not None:
+                self.usage = event.usage
+            if isinstance(event, Ended):
+                self.complete = True
+
+
+def events_of(answer: Answer) -> Iterator[Event]:
+    """A whole answer as the stream that it might have been."""
+    yield Started(answer.answer_id, answer.model, answer.usage, answer.created_s)
+    number = 0
+    for part in answer.parts:
+        events = list(_part_events(number, part))
+        number += bool(events)
+        yield from events
+    yield Stopped(answer.stop, answer.stop_sequence, answer.usage)
+    yield Ended(answer.usage)
+
+
+def _part_events(number: int, part: Part) -> Iterator[Event]:
+    if isinstance(part, Text):
+        yield PartStarted(number, PartKind.TEXT)
+        yield Delta(number, part.text)
+    elif isinstance(part, Refused):
+        yield PartStarted(number, PartKind.REFUSED)
+        yield Delta(number, part.text)
+    elif isinstance(part, ToolCall):
+        yield PartStarted(number, PartKind.TOOL_CALL, part.call_id, part.name)
+        yield Delta(number, part.arguments)
+    elif isinstance(part, Thinking):
+        yield PartStarted(number, PartKind.THINKING, redacted=part.signature * part.redacted)
+        if not part.redacted:
+            yield Delta(number, part.text)
+            if part.signature:
+                yield Signature(number, part.signature)
+    else:
+        return  # media: no stream carries it
+    yield PartEnded(number)

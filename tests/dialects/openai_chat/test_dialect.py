@@ -1,0 +1,14 @@
+"""The dialect keeps the seam's promises."""
+
+from __future__ import annotations
+
+from extproc.dialects.codec import CallerDialect, Context, TargetDialect
+from extproc.dialects.openai_chat.dialect import OpenAiChat
+
+
+def test_it_is_a_callers_and_a_targets_dialect() -> None:
+    caller: CallerDialect = OpenAiChat()
+    target: TargetDialect = OpenAiChat()
+    context = Context("r", 1, "m")
+    assert caller.stream_writer(context).write([]) == b""
+    assert target.stream_reader(context).feed(b"") == []
