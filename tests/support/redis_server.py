@@ -74,7 +74,11 @@ class RedisServer:
             "--dir", str(self.folder), *defaults, *self.options, *options,
         ]  # fmt: skip
         self.process = subprocess.Popen(
-            command, stdout=(self.folder / "log").open("ab"), stderr=subprocess.STDOUT
+            command,
+            stdout=(self.folder / "log").open("ab"),
+            stderr=subprocess.STDOUT,
+            # SIGXFSZ stays ignored: a file that may not grow is then an error, not the end.
+            restore_signals=False,
         )
         if wait:
             self.wait_until_up()
