@@ -47,10 +47,8 @@ class AccountPlan:
 
     def __init__(self, account: Account, names: Names, epoch: str, now_ms: int) -> None:
         self.account = account
-        self.twin = Account(
-            [hold._replace(ceiling=NO_CEILING) for hold in account.holds], account.about
-        )
-        """The same counters without ceilings, for the sidecar's own part."""
+        self.twin = Account(account.holds, account.about)
+        """The same, for the sidecar's own part, which has a memo of its own."""
         self.epoch = epoch
         keys = [names.counter(epoch, hold.limit.key, hold.scope_value) for hold in account.holds]
         self.encoded_keys = b"".join(map(bulk, keys))

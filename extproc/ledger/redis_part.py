@@ -1,7 +1,7 @@
 """A sidecar's own part of a shared store: what it reserved and settled there, in its own journal.
 
-The part is an embedded ledger without ceilings, booked with the store's time. It tells what this
-sidecar has a part in, survives ``kill -9``, and puts its part back when the store has lost it. The
+The part is an embedded ledger that judges nothing, booked with the store's time. It tells what this
+sidecar has a part in, names the ceilings that the store judged by for ``verify-ledger``, survives ``kill -9``, and puts its part back when the store has lost it. The
 journal also notes what the store does not know yet:
 
 - ``["e", epoch, sequence, members]``: the store's epoch, the highest sequence seen of it, and the
@@ -113,7 +113,7 @@ class Part:
     def book(self, asked: Asked, now_ms: int) -> None:
         """Books what the store has granted. Raises ``LedgerUnavailableError``, and ``ValueError``
         for an id that has ended here."""
-        self.ledger.reserve(asked.id, asked.plan.twin, asked.amounts, now_ms, asked.lease_until_ms)
+        self.ledger.book(asked.id, asked.plan.twin, asked.amounts, now_ms, asked.lease_until_ms)
 
     def give_up(self, reservation_id: str, now_ms: int) -> None:
         """Unbooks a reservation that nobody was told of."""

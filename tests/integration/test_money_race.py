@@ -100,6 +100,7 @@ def test_500_callers_never_spend_more_than_the_dollar(start_fleet, kind: str, se
     assert fleet.billed_micro_usd() <= spent <= CEILING_MICRO_USD
     if not leaves:
         _assert_usable(fleet, CEILING_MICRO_USD - spent)
+    fleet.stop()
 
 
 def _files(policy: dict[str, str]) -> dict[str, str]:

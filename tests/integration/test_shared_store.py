@@ -57,6 +57,7 @@ def recovered(fleet: Fleet, seconds: float = 10) -> None:
 
 def assert_bound(fleet: Fleet) -> None:
     assert fleet.billed_micro_usd() <= fleet.settled(KEY) <= CEILING_MICRO_USD
+    fleet.stop()
 
 
 def test_F60_a_paused_store_admits_nothing_and_loses_nothing(
