@@ -242,7 +242,7 @@ def test_the_demo_providers_routes_are_those_it_has() -> None:
         for route in DemoProvider().application().router.routes()
         if route.resource is not None
     }
-    mentioned = re.findall(r"`(GET|PUT|DELETE|POST) (/[\w/{}]+)", text)
+    mentioned = re.findall(r"`(GET|PUT|DELETE|POST) (/[\w/{}:]+)", text)
     assert len(mentioned) >= 6
     for method, path in mentioned:
         assert (method, path) in routes
