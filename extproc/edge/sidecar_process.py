@@ -22,12 +22,12 @@ from extproc.edge.allocator import keep_freed_blocks
 from extproc.edge.channels.channel import Outside
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
-from extproc.edge.kill_board import KillBoard, NoShare
+from extproc.edge.kill_board import KillBoard
 from extproc.edge.lean_server import LeanServer
 from extproc.edge.notices import report_velocity
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
-from extproc.edge.store import close_ledger, open_ledger
+from extproc.edge.store import close_ledger, kill_share, open_ledger
 from extproc.envoy.delivery import FileDelivery
 from extproc.envoy.process import write_bootstrap
 from extproc.envoy.render import render
@@ -88,7 +88,8 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     reloader.keeps_store = not settings.store
     ledger = await open_ledger(store, policy.store_namespace, settings.state, environ, draw)
     sidecar = Sidecar(Gate(Generation(policy)), ledger, Clock(), draw)
-    kills = KillBoard(sidecar.gate, settings.state, sidecar.clock, NoShare())
+    share = kill_share(store, policy.store_namespace, environ)
+    kills = KillBoard(sidecar.gate, settings.state, sidecar.clock, share)
     sidecar.metrics.generation = policy.generation
     sidecar.metrics.policy_warnings = Counter(warning.code for warning in policy.warnings)
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from extproc.edge.kill_board import KillShare, NoShare
+from extproc.edge.kill_share import RedisKillShare
 from extproc.ledger.embedded import EmbeddedLedger
 from extproc.ledger.emergency import EmergencyLedger
 from extproc.ledger.journal import Journal
@@ -50,6 +52,13 @@ async def open_ledger(
         ledger.close()
         raise
     return EmergencyLedger(ledger, book, ledger.name)
+
+
+def kill_share(store: str, namespace: str, environ: Mapping[str, str]) -> KillShare:
+    """How the sidecars on the store tell each other who must not spend."""
+    if store == EMBEDDED:
+        return NoShare()
+    return RedisKillShare(store_address(store, environ), namespace)
 
 
 async def close_ledger(ledger: Ledger) -> None:

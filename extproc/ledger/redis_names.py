@@ -29,6 +29,8 @@ class Names:
         self.members = f"{self.tag}:members".encode()
         self.joined = f"{self.tag}:joined".encode()
         self.pushed = f"{self.tag}:pushed".encode()
+        self.kills = f"{self.tag}:kills".encode()
+        self.kills_mark = f"{self.tag}:kills:mark".encode()
 
     def leases(self, epoch: str) -> bytes:
         """The open reservations of an epoch by the end of their lease."""

@@ -2,8 +2,8 @@
 
 The part is an embedded ledger that judges nothing, booked with the store's time. It tells what this
 sidecar has a part in, names the ceilings that the store judged by for ``verify-ledger``, survives
-``kill -9``, and puts its part back when the store has lost it. The journal also notes what the store
-does not know yet:
+``kill -9``, and puts its part back when the store has lost it. The journal also notes what the
+store does not know yet:
 
 - ``["e", epoch, sequence, members]``: the store's epoch, the highest sequence seen of it, and the
   sidecars that have a part in it (left out where they are as before);
