@@ -5,23 +5,57 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+from extproc.demo.asked import Json
 from extproc.demo.faults import Lie
+from extproc.demo.parts import Part
 
-Json = dict[str, Any]
+Dialect = Literal["openai", "anthropic", "gemini", "bedrock"]
 
 CREATED = 1_790_000_000
 """The time in every answer: the same request gives the same answer."""
 
 Events = Iterator[tuple[bytes, int]]
-"""Server-sent events, each with the output tokens produced once it is sent."""
+"""Events of a stream, each with the output tokens produced once it is sent."""
 
-_WORDS = ("Tokens", "buy", "outcomes", "only", "when", "somebody", "counts", "both", "of", "them")
+Finish = Literal["stop", "length", "tool_calls", "refusal", "stop_sequence"]
+
+PIECES_BEFORE_ERROR = 3
+"""Where a stream that is told to fail does."""
+
+ERROR_MESSAGE = "The demo provider was told to fail."
 
 
 class BadRequestError(Exception):
-    """The request is not what the real API would accept; the text says why."""
+    """The request is not what the real API would accept; the text says why.
+
+    ``code`` is the dialect's own: OpenAI's ``error.code``, Google's ``status``, the name of an AWS
+    exception. Empty: what the status stands for.
+    """
+
+    def __init__(self, message: str, status: int = 400, code: str = "", param: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+
+
+class Step(NamedTuple):
+    """One piece of a streamed answer, and the output tokens of a choice before and after it."""
+
+    place: int
+    part: Part
+    number: int
+    """Of the piece in its part, from 0."""
+    piece: str
+    before: int
+    after: int
+
+    @property
+    def is_last(self) -> bool:
+        """It completes its part."""
+        return self.number == len(self.part.pieces) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +75,46 @@ class Answer:
     omit_usage: bool = False
     lie: Lie = ""
     no_done: bool = False
-    first_word: int = 0
-
-    def words(self) -> list[str]:
-        """One word for each output token of a choice that is not reasoning."""
-        told = self.output_tokens // self.choices - self.reasoning_tokens
-        return [_WORDS[(self.first_word + n) % len(_WORDS)] + " " for n in range(told)]
+    parts: tuple[Part, ...] = ()
+    finish: Finish = "stop"
+    stop_sequence: str = ""
+    fails: bool = False
+    """The stream ends in an error after its first pieces."""
+    logprobs: bool = False
+    encrypted_reasoning: bool = False
 
     @property
-    def finish(self) -> str:
-        """``length`` if the caller's maximum ended it, else ``stop``."""
-        return "length" if self.output_tokens // self.choices == self.max_tokens else "stop"
+    def text(self) -> str:
+        """Everything that is said aloud."""
+        return "".join(part.text for part in self.parts if part.kind == "text")
+
+    @property
+    def hidden_tokens(self) -> int:
+        """Output tokens of a choice that no part shows."""
+        return (
+            0
+            if any(p.kind in ("thought", "redacted") for p in self.parts)
+            else (self.reasoning_tokens)
+        )
+
+    def steps(self) -> Iterator[Step]:
+        """The pieces in order. Thoughts are produced, and billed, before the first word, also where
+        nobody sees them."""
+        produced, sent = self.hidden_tokens, 0
+        before = produced
+        for place, part in enumerate(self.parts):
+            for number, piece in enumerate(part.pieces):
+                if self.fails and sent == PIECES_BEFORE_ERROR:
+                    return
+                after = produced + part.tokens * (number + 1) // len(part.pieces)
+                yield Step(place, part, number, piece, before, after)
+                before, sent = after, sent + 1
+            produced += part.tokens
+
+    @property
+    def produced_before_error(self) -> int:
+        """Output tokens of a stream that fails."""
+        return self.choices * max((step.after for step in self.steps()), default=0)
 
     def reported(self) -> tuple[Any, Any]:
         """Input and output tokens as the usage says them: the truth, unless told to lie."""

@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from extproc.demo.answer import (
+    ERROR_MESSAGE,
     Answer,
     BadRequestError,
     Events,
-    Json,
     allow,
     allow_maximum,
     event,
     require,
     require_messages,
 )
+from extproc.demo.asked import Asked, Json, ToolSpec
+from extproc.demo.errors import error_document
+from extproc.demo.parts import Part
+from extproc.demo.signatures import sealed, sign
 
 MAXIMA = ("max_tokens",)
 
@@ -41,44 +45,114 @@ def check_version(headers: Mapping[str, str]) -> None:
         raise BadRequestError("anthropic-version: header is required")
 
 
+def asked(body: Json) -> Asked:
+    """What a checked body asks for."""
+    choice = body.get("tool_choice") or {}
+    tools = [tool for tool in body.get("tools") or () if "input_schema" in tool]
+    output = (body.get("output_config") or {}).get("format") or {}
+    return Asked(
+        model=body["model"],
+        stream=bool(body.get("stream")),
+        max_tokens=body["max_tokens"],
+        tools=()
+        if choice.get("type") == "none"
+        else tuple(ToolSpec(tool.get("name", ""), tool["input_schema"]) for tool in tools),
+        only_tool=choice.get("name", ""),
+        parallel=not choice.get("disable_parallel_tool_use"),
+        schema=output.get("schema"),
+        stops=tuple(body.get("stop_sequences") or ()),
+    )
+
+
 def document(answer: Answer) -> Json:
     """A message."""
     message = _message(answer)
-    message["content"] = [{"type": "text", "text": "".join(answer.words())}]
-    message["stop_reason"] = _stop_reason(answer)
+    message["content"] = [_block(answer, place, part) for place, part in enumerate(answer.parts)]
+    message |= _stop(answer)
     if not answer.omit_usage:
         message["usage"] = usage(answer)
     return message
 
 
+def _block(answer: Answer, place: int, part: Part) -> Json:
+    if part.kind == "thought":
+        signature = sign("anthropic", part.text)
+        return {"type": "thinking", "thinking": part.text, "signature": signature}
+    if part.kind == "redacted":
+        return {"type": "redacted_thinking", "data": sealed("anthropic", part.text)}
+    if part.kind == "call":
+        return {**_tool_use(answer, place, part), "input": part.arguments}
+    if part.kind == "image":
+        # Claude draws nothing.
+        return {"type": "text", "text": "[image]"}
+    return {"type": "text", "text": part.text}
+
+
+def _tool_use(answer: Answer, place: int, part: Part) -> Json:
+    return {"type": "tool_use", "id": f"toolu_{answer.id}_{place}", "name": part.name, "input": {}}
+
+
 def events(answer: Answer) -> Events:
     """A messages stream: input tokens in its first event, output tokens in its last but one."""
-
-    def named(kind: str, **fields: Any) -> bytes:
-        return event({"type": kind, **fields}, kind)
-
     counts = usage(answer)
     start = _message(answer)
     if not answer.omit_usage:
         first = answer.output_tokens if answer.lie == "decreasing" else 1
         start["usage"] = {**counts, "output_tokens": first}
-    yield named("message_start", message=start), 0
-    block = {"type": "text", "text": ""}
-    yield named("content_block_start", index=0, content_block=block), 0
-    yield named("ping"), 0
-    for sent, word in enumerate(answer.words(), 1 + answer.reasoning_tokens):
-        delta = {"type": "text_delta", "text": word}
-        yield named("content_block_delta", index=0, delta=delta), sent
+    yield _named("message_start", message=start), 0
+    for step in answer.steps():
+        place, part = step.place, step.part
+        if step.number == 0:
+            block = _opened(answer, place, part)
+            yield _named("content_block_start", index=place, content_block=block), step.before
+            if place == 0:
+                yield _named("ping"), step.before
+        delta = _delta(step.piece, part)
+        if delta:
+            yield _named("content_block_delta", index=place, delta=delta), step.after
+        if step.is_last:
+            if part.kind == "thought":
+                signed = {"type": "signature_delta", "signature": sign("anthropic", part.text)}
+                yield _named("content_block_delta", index=place, delta=signed), step.after
+            yield _named("content_block_stop", index=place), step.after
     sent = answer.output_tokens
-    yield named("content_block_stop", index=0), sent
-    stop: Json = {"delta": {"stop_reason": _stop_reason(answer), "stop_sequence": None}}
+    if answer.fails:
+        overloaded = error_document("anthropic", 529, ERROR_MESSAGE, "req_" + answer.id)
+        yield event(overloaded, "error"), answer.produced_before_error
+        return
+    stop: Json = {"delta": _stop(answer)}
     if not answer.omit_usage:
         stop["usage"] = {name: counts[name] for name in _DELTA_USAGE if name in counts}
-    yield named("message_delta", **stop), sent
+    yield _named("message_delta", **stop), sent
     if answer.lie == "twice":
-        yield named("message_delta", **stop), sent
+        yield _named("message_delta", **stop), sent
     if not answer.no_done:
-        yield named("message_stop"), sent
+        yield _named("message_stop"), sent
+
+
+def _named(kind: str, **fields: Any) -> bytes:
+    return event({"type": kind, **fields}, kind)
+
+
+def _opened(answer: Answer, place: int, part: Part) -> Json:
+    """A block before its deltas; what is withheld comes at once."""
+    if part.kind == "thought":
+        return {"type": "thinking", "thinking": "", "signature": ""}
+    if part.kind == "redacted":
+        return _block(answer, place, part)
+    if part.kind == "call":
+        return _tool_use(answer, place, part)
+    return {"type": "text", "text": ""}
+
+
+def _delta(piece: str, part: Part) -> Json | None:
+    if part.kind == "thought":
+        return {"type": "thinking_delta", "thinking": piece}
+    if part.kind == "redacted":
+        return None
+    if part.kind == "call":
+        return {"type": "input_json_delta", "partial_json": piece}
+    return {"type": "text_delta", "text": "[image]" if part.kind == "image" else piece}
 
 
 _DELTA_USAGE = (
@@ -86,6 +160,7 @@ _DELTA_USAGE = (
     "cache_creation_input_tokens",
     "cache_read_input_tokens",
     "output_tokens",
+    "output_tokens_details",
 )
 
 
@@ -105,6 +180,8 @@ def usage(answer: Answer) -> Json:
         "output_tokens": completion,
         "service_tier": "standard",
     }
+    if answer.reasoning_tokens:
+        counts["output_tokens_details"] = {"thinking_tokens": answer.reasoning_tokens}
     if answer.lie == "missing_field":
         del counts["output_tokens"]
     return counts
@@ -122,5 +199,15 @@ def _message(answer: Answer) -> Json:
     }
 
 
-def _stop_reason(answer: Answer) -> str:
-    return "max_tokens" if answer.finish == "length" else "end_turn"
+_STOP_REASON = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "refusal": "refusal",
+    "stop_sequence": "stop_sequence",
+}
+
+
+def _stop(answer: Answer) -> Json:
+    stopped_by = answer.stop_sequence or None
+    return {"stop_reason": _STOP_REASON[answer.finish], "stop_sequence": stopped_by}

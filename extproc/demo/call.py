@@ -10,14 +10,20 @@ from typing import Any
 
 from aiohttp import web
 
-from extproc.demo.answer import Answer, BadRequestError, Events, Json
+from extproc.demo.answer import ERROR_MESSAGE, Answer, BadRequestError, Dialect, Events
+from extproc.demo.asked import Asked, Json
 from extproc.demo.bill import Bill
-from extproc.demo.errors import HTML, error_document
+from extproc.demo.credentials import key_of
+from extproc.demo.errors import HTML, error_document, error_headers, refusal_document
+from extproc.demo.event_stream import CONTENT_TYPE
 from extproc.demo.faults import Faults
 from extproc.demo.operations import Operation
 
 HANG_S = 3600.0
 """Longer than any timeout under test."""
+
+OVERLOADED = 503
+"""The status of an answer that is to be an error, where nothing was streamed before it."""
 
 EVENTS_BEFORE_HANG = 3
 """A ``mid_stream`` hang comes after this many events."""
@@ -30,6 +36,7 @@ class Call:
     request: web.Request
     operation: Operation
     number: int
+    asked: Asked
     body: Json
     raw: bytes
     faults: Faults
@@ -54,16 +61,25 @@ class Call:
             await asyncio.sleep(HANG_S)
         if failure := self._failure():
             return failure
-        streaming = bool(self.body.get("stream")) and self.operation.events is not None
         response = web.StreamResponse(headers={"content-type": "application/json"})
         response.headers["request-id"] = f"req_{self.number:08d}"
-        if streaming:
-            response.headers["content-type"] = "text/event-stream; charset=utf-8"
+        if self._streams:
+            sse = "text/event-stream; charset=utf-8"
+            response.headers["content-type"] = CONTENT_TYPE if self._is_binary else sse
             response.headers["cache-control"] = "no-cache"
             await self._stream(response)
         else:
             await self._document(response)
         return response
+
+    @property
+    def _streams(self) -> bool:
+        return self.asked.stream and self.operation.events is not None
+
+    @property
+    def _is_binary(self) -> bool:
+        """Framed by Amazon, where line ends and comments would break it."""
+        return self.operation.dialect == "bedrock"
 
     def _failure(self) -> web.Response | None:
         """The refusal before any work that the faults ask for; it is billed nothing."""
@@ -77,15 +93,15 @@ class Call:
             return web.Response(
                 status=self.status, headers=headers, text=HTML, content_type="text/html"
             )
-        if not faults.status and not faults.error_200:
+        status = faults.status
+        if not status and faults.answer == "error" and not self._streams:
+            status = OVERLOADED
+        if not status and not faults.error_200:
             return None
-        self._fail(faults.status or 200)
-        document = error_document(
-            self.operation.dialect,
-            faults.status or 500,
-            "The demo provider was told to fail.",
-            self.number,
-        )
+        self._fail(status or 200)
+        dialect, status = self.operation.dialect, status or 500
+        document = error_document(dialect, status, ERROR_MESSAGE, f"req_{self.number:08d}")
+        headers |= error_headers(dialect, status)
         return web.json_response(document, status=self.status, headers=headers)
 
     def _fail(self, status: int) -> None:
@@ -121,7 +137,7 @@ class Call:
             await asyncio.sleep(HANG_S)
         if await self._send_events(response, self.operation.events(self.answer)):
             await response.write_eof()
-            self.state = "completed"
+            self.state = "failed" if self.answer.fails else "completed"
 
     async def _send_events(self, response: web.StreamResponse, events: Events) -> bool:
         """Sends all events; False if the faults cut them off."""
@@ -141,9 +157,9 @@ class Call:
 
     async def _write(self, response: web.StreamResponse, event: bytes) -> None:
         faults = self.faults
-        if faults.comments:
+        if faults.comments and not self._is_binary:
             event = b": keep-alive\n\n" + event
-        if faults.crlf:
+        if faults.crlf and not self._is_binary:
             event = event.replace(b"\n", b"\r\n")
         size = faults.split_bytes if faults.split_bytes > 0 else len(event)
         for start in range(0, len(event), size):
@@ -170,7 +186,7 @@ class Call:
             "cached_tokens": 0 if refused else answer.cached_tokens,
             "cache_write_tokens": 0 if refused else answer.cache_write_tokens,
         }
-        line = received(self.request, self.operation, self.body, self.raw)
+        line = received(self.request, self.operation, self.asked, self.raw)
         if self.faults.keep_bodies:
             line["body"] = self.raw.decode("utf-8", "replace")
         self.bill.add({**line, **counts, "status": self.status, "state": self.state})
@@ -184,30 +200,37 @@ def refuse(
     number: int,
     bill: Bill,
 ) -> web.Response:
-    """Answers 400 in the dialect's shape, and books a line of nothing."""
+    """Answers in the dialect's shape, and books a line of nothing."""
     counts = dict.fromkeys(
         ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens"), 0
     )
-    line = received(request, operation, {}, raw)
-    bill.add({**line, **counts, "status": 400, "state": "failed"})
-    document = error_document(operation.dialect, 400, str(problem), number)
-    return web.json_response(document, status=400)
+    line = received(request, operation, Asked(""), raw)
+    bill.add({**line, **counts, "status": problem.status, "state": "failed"})
+    return refusal(operation.dialect, problem, number)
 
 
-def received(request: web.Request, operation: Operation, body: Json, raw: bytes) -> dict[str, Any]:
+def refusal(dialect: Dialect, problem: BadRequestError, number: int) -> web.Response:
+    """The answer to a request that is refused."""
+    document = refusal_document(dialect, problem, f"req_{number:08d}")
+    headers = error_headers(dialect, problem.status, problem.code)
+    return web.json_response(document, status=problem.status, headers=headers)
+
+
+def received(
+    request: web.Request, operation: Operation, asked: Asked, raw: bytes
+) -> dict[str, Any]:
     """What a bill line says of the request. Of a credential, only its last four characters."""
     headers = request.headers
-    key = headers.get("authorization") or headers.get("x-api-key") or ""
     return {
         "provider": request.match_info["provider"],
-        "model": body.get("model", ""),
+        "model": asked.model,
         "dialect": operation.dialect,
         "operation": operation.path,
         "path": request.path,
-        "stream": bool(body.get("stream")),
+        "stream": asked.stream,
         "request_id": headers.get("x-request-id", ""),
         "attempt": headers.get("x-envoy-attempt-count", ""),
         "headers": sorted({name.lower() for name in headers}),
-        "key_end": key[-4:],
+        "key_end": key_of(request)[-4:],
         "body_sha256": hashlib.sha256(raw).hexdigest(),
     }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from extproc.demo.answer import Json
-from extproc.demo.operations import Dialect
+from extproc.demo.answer import BadRequestError, Dialect
+from extproc.demo.asked import Json
 
 _OPENAI = {
     400: "invalid_request_error",
@@ -20,13 +20,64 @@ _ANTHROPIC = {
     429: "rate_limit_error",
     529: "overloaded_error",
 }
+_GOOGLE = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_AWS = {
+    400: "ValidationException",
+    401: "UnrecognizedClientException",
+    403: "AccessDeniedException",
+    404: "ResourceNotFoundException",
+    408: "ModelTimeoutException",
+    424: "ModelErrorException",
+    429: "ThrottlingException",
+    503: "ServiceUnavailableException",
+}
+_AWS_NAMESPACE = "http://internal.amazon.com/coral/com.amazon.bedrock/"
 HTML = "<html><body><h1>Service Unavailable</h1></body></html>"
 
 
-def error_document(dialect: Dialect, status: int, message: str, number: int) -> Json:
+def error_document(
+    dialect: Dialect,
+    status: int,
+    message: str,
+    request_id: str = "",
+    *,
+    code: str = "",
+    param: str = "",
+) -> Json:
     """The body of an error with this status."""
     if dialect == "anthropic":
-        error = {"type": _ANTHROPIC.get(status, "api_error"), "message": message}
-        return {"type": "error", "error": error, "request_id": f"req_{number:08d}"}
+        kind = _ANTHROPIC.get(status, "api_error")
+        inner = {"type": kind, "message": message}
+        return {"type": "error", "error": inner, "request_id": request_id}
+    if dialect == "gemini":
+        name = code or _GOOGLE.get(status, "UNKNOWN")
+        return {"error": {"code": status, "message": message, "status": name}}
+    if dialect == "bedrock":
+        return {"message": message}
     kind = _OPENAI.get(status, "server_error")
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    error = {"message": message, "type": kind, "param": param or None, "code": code or None}
+    return {"error": error}
+
+
+def error_headers(dialect: Dialect, status: int, code: str = "") -> dict[str, str]:
+    """Headers that say what a body does not: AWS names the exception there."""
+    if dialect != "bedrock":
+        return {}
+    name = code or _AWS.get(status, "InternalServerException")
+    return {"x-amzn-errortype": f"{name}:{_AWS_NAMESPACE}"}
+
+
+def refusal_document(dialect: Dialect, problem: BadRequestError, request_id: str) -> Json:
+    """The body of the answer to a request that is refused."""
+    return error_document(
+        dialect, problem.status, str(problem), request_id, code=problem.code, param=problem.param
+    )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from extproc.demo.parts import AnswerKind
 from extproc.demo.tokens import TokenizerMode
 
 Hang = Literal["", "before_headers", "after_headers", "mid_stream"]
@@ -31,6 +32,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "hang": get_args(Hang),
     "falsify_usage": get_args(Lie),
     "tokenizer": get_args(TokenizerMode),
+    "answer": get_args(AnswerKind),
 }
 
 
@@ -39,7 +41,8 @@ class Faults:
     """One set of faults; the default is a provider that works.
 
     ``first_n`` (0: all) and ``rate`` say which requests it applies to. ``output_tokens`` below 0 is
-    the default length. ``retry_after`` is sent as it is, sense or nonsense.
+    the default length. ``retry_after`` is sent as it is, sense or nonsense. ``strict`` refuses what
+    the real API would; ``aws_secret`` is the key that Bedrock's calls must be signed with.
     """
 
     first_n: int = 0
@@ -68,6 +71,9 @@ class Faults:
     tokenizer: TokenizerMode = "real"
     bill_after_disconnect: bool = False
     keep_bodies: bool = False
+    answer: AnswerKind = "text"
+    strict: bool = False
+    aws_secret: str = ""
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Faults)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import struct
 
-from extproc.demo.answer import Answer, BadRequestError, Json, allow, allow_maximum, require
+from extproc.demo.answer import Answer, BadRequestError, allow, allow_maximum, require
+from extproc.demo.asked import Asked, Json
 
 DIMENSIONS = 8
 MAX_DIMENSIONS = 3072
@@ -20,6 +21,11 @@ def check(body: Json) -> None:
     allow_maximum(body, "dimensions")
     if (body.get("dimensions") or DIMENSIONS) > MAX_DIMENSIONS:
         raise BadRequestError(f"Invalid 'dimensions': at most {MAX_DIMENSIONS}.")
+
+
+def asked(body: Json) -> Asked:
+    """What a checked body asks for."""
+    return Asked(body["model"])
 
 
 def document(answer: Answer, body: Json) -> Json:

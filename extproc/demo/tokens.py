@@ -15,7 +15,17 @@ BYTES_PER_TOKEN_TENTHS = 36
 REAL_LIMIT_BYTES = 256 * 1024
 """Longer prompts are counted by length, so that tokenizing one never stalls the other streams."""
 
-_PROMPT_FIELDS = ("system", "instructions", "tools", "messages", "input", "prompt")
+_PROMPT_FIELDS = (
+    "system",
+    "systemInstruction",
+    "instructions",
+    "tools",
+    "toolConfig",
+    "messages",
+    "contents",
+    "input",
+    "prompt",
+)
 
 
 class Tokenizer:

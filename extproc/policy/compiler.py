@@ -150,6 +150,8 @@ class _Compiler:
             index=LimitIndex(limits),
             fallbacks=self._fallbacks(),
             default_max_output_tokens=drafts.default_max_output_tokens,
+            store=drafts.store,
+            store_namespace=drafts.store_namespace,
             min_output_tokens=drafts.min_output_tokens,
             velocity=self._velocity(),
             routed_budgets=routed_budgets(drafts),

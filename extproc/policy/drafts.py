@@ -18,6 +18,7 @@ from extproc.policy.snapshot import (
 from extproc.values.dialect import Dialect
 from extproc.values.limit import Alert, Breach, Scope, StoreFailure
 from extproc.values.money import Price
+from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
 from extproc.values.window import Window
 from extproc.wire.capabilities import Capability
 
@@ -144,6 +145,8 @@ class Drafts:
     """Kinds of channel that are asked for and not configured: each is warned of once."""
     envelope: EnvelopeRules | None = None
     default_max_output_tokens: int = 4096
+    store: str = EMBEDDED
+    store_namespace: str = DEFAULT_NAMESPACE
     min_output_tokens: int = 256
     max_waiting: int = 1_000
     prefix: str = "x-tfy-"

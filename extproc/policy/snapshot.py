@@ -10,6 +10,7 @@ from extproc.policy.routing_rules import RuleType, Sla, Sticky, When
 from extproc.values.dialect import Dialect
 from extproc.values.limit import Breach, BreachKind, Limit, Scope
 from extproc.values.money import Price
+from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
 from extproc.wire.capabilities import Capability
 
 
@@ -312,6 +313,8 @@ class PolicySnapshot:
     max_waiting: int = 1_000
     """Requests that rules with ``queue_then_429`` let wait in one sidecar. Each is a live stream in
     Envoy, and its body twice in memory (which is bounded apart); more would only grow older."""
-    store: str = "embedded"
+    store: str = EMBEDDED
+    """Where counters are kept: ``embedded`` or an address."""
+    store_namespace: str = DEFAULT_NAMESPACE
     channels: Channels = Channels()
     warnings: tuple[Finding, ...] = ()

@@ -5,10 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,66 +12,7 @@ import anthropic
 import httpx
 import openai
 import pytest
-
-MESSAGES: list[Any] = [{"role": "user", "content": "Say something about tokens."}]
-VERSION = {"anthropic-version": "2023-06-01"}
-HAIKU = "claude-haiku-4-5"
-
-
-class Demo:
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.openai_url = f"{url}/openai/openai/v1"
-        self.anthropic_url = f"{url}/anthropic/anthropic"
-
-    def faults(self, provider: str = "openai", **faults: Any) -> None:
-        httpx.put(f"{self.url}/faults/{provider}", json=faults).raise_for_status()
-
-    def bill(self, lines: int) -> list[dict[str, Any]]:
-        """The bill, once it has this many lines."""
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            found = httpx.get(f"{self.url}/bill").json()
-            if len(found) >= lines:
-                break
-            time.sleep(0.01)
-        assert len(found) == lines
-        return found
-
-    def chat(self, **fields: Any) -> httpx.Response:
-        body = {"model": "gpt-4o-mini", "messages": MESSAGES, **fields}
-        return httpx.post(f"{self.openai_url}/chat/completions", json=body, timeout=5)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    bill = tmp_path_factory.mktemp("demo") / "bill.jsonl"
-    command = [sys.executable, "-m", "extproc", "demo-provider", "--listen", "127.0.0.1:0"]
-    process = subprocess.Popen([*command, "--bill", bill], stdout=subprocess.PIPE, text=True)
-    try:
-        yield process.stdout.readline().removeprefix("ready ").strip(), bill
-        process.terminate()
-        assert process.wait(10) == 0
-    finally:
-        process.kill()
-        process.stdout.close()
-
-
-@pytest.fixture
-def demo(server: tuple[str, Path]) -> Demo:
-    httpx.delete(f"{server[0]}/faults").raise_for_status()
-    httpx.delete(f"{server[0]}/bill").raise_for_status()
-    return Demo(server[0])
-
-
-@pytest.fixture
-def openai_sdk(demo: Demo) -> openai.OpenAI:
-    return openai.OpenAI(base_url=demo.openai_url, api_key="sk-test-one1", max_retries=0)
-
-
-@pytest.fixture
-def anthropic_sdk(demo: Demo) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=demo.anthropic_url, api_key="sk-ant-two2", max_retries=0)
+from demo_provider import HAIKU, MESSAGES, VERSION, Demo
 
 
 def test_chat_sdk_json_and_stream_report_what_is_billed(

@@ -17,6 +17,7 @@ from extproc.__main__ import COMMANDS, parser
 from extproc.demo.faults import Faults
 from extproc.demo.provider import DemoProvider
 from extproc.edge.metrics import Metrics
+from extproc.ledger.redis_errors import meaning
 from extproc.policy.compiler import compile_folder
 from extproc.policy.snapshot import PolicySnapshot
 from extproc.values.dialect import OPERATION_BY_PATH
@@ -217,6 +218,15 @@ def test_the_paths_are_those_that_are_served() -> None:
     assert all(path.startswith("/api/llm/api/inference/openai/") for path in others)
 
 
+def test_the_reasons_of_a_closed_store_are_those_of_the_code() -> None:
+    documented = table_names(TEXT["docs/shared-store.md"])
+    for reason in documented:
+        assert f'"{reason}"' in SOURCE, reason
+    messages = ("READONLY", "LOADING", "MISCONF", "OOM", "BUSY", "NOPERM", "MOVED", "NOREPLICAS")
+    reasons = {meaning(message)[0] for message in messages}
+    assert reasons | {"timeout", "connection", "amnesia", "configuration"} <= documented
+
+
 # -- the demo provider ----------------------------------------------------------------------------
 
 
@@ -232,7 +242,7 @@ def test_the_demo_providers_routes_are_those_it_has() -> None:
         for route in DemoProvider().application().router.routes()
         if route.resource is not None
     }
-    mentioned = re.findall(r"`(GET|PUT|DELETE|POST) (/[\w/{}]+)", text)
+    mentioned = re.findall(r"`(GET|PUT|DELETE|POST) (/[\w/{}:]+)", text)
     assert len(mentioned) >= 6
     for method, path in mentioned:
         assert (method, path) in routes

@@ -103,7 +103,7 @@ REFUSED = {
     "  x: {dialect: openai, base_url: http://h/v1, credential: sk-secret}\n",
     "bad_url": "name: g\ntype: gateway-config\nproviders:\n"
     "  x: {dialect: openai, base_url: nowhere}\n",
-    "pending_store": "name: g\ntype: gateway-config\nstore: redis://h:1/0\n",
+    "bad_store": "name: g\ntype: gateway-config\nstore: redis://user:secret@h:1/0\n",
     "bad_sha256": "name: g\ntype: gateway-config\ncredentials:\n  - {id: c, sha256: abc}\n",
     "alias": "name: &a x\ntype: gateway-config\n",
     "tag": "name: !!python/object:os.system x\ntype: gateway-config\n",
