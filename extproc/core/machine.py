@@ -20,6 +20,7 @@ from enum import Enum
 from extproc.core import effective_budget, refusals
 from extproc.core.breach import Asked, Way, notes_of, ways_on
 from extproc.core.callers import Caller, Plan, kind_of
+from extproc.core.choice import Asking, choose
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Answer, AwaitBody, Forward, Peek, Refuse, Reserve, Wait
 from extproc.core.context import without_narrow
@@ -184,7 +185,10 @@ class RequestMachine:
         self._route = route
         if not route.targets:
             return self._refuse(refusals.dialect_not_served(request.model, self.dialect))
-        self._chain = route.draw(event.draw, gate.breakers, event.now_ms)
+        if route.plain:
+            self._chain = route.draw(event.draw, gate.breakers, event.now_ms)
+        else:
+            self._chain = self._choose(route, event.draw)
         if not self._chain.targets:
             return self._refuse(self._all_open())
         if self.operation.free:
@@ -248,6 +252,12 @@ class RequestMachine:
         self.state = State.PEEK
         return Peek(found.holds, event.now_ms)
 
+    def _choose(self, route: Route, draw: float = 0.0) -> Chain:
+        """The chain at a model, also where more than weights decide."""
+        gate, now_ms = self._gate, self._now_ms
+        asking = Asking(self._request, self._caller, self._generation, gate, now_ms)
+        return choose(route, draw, asking)
+
     def _reserve_first(self) -> Reserve | Wait | Refuse:
         caller, request, target = self._caller, self._request, self._chain.targets[0]
         plan = caller.plans.get((self.operation, request.model, target.name))
@@ -274,6 +284,7 @@ class RequestMachine:
             applicable.counts_sessions
             or generation.policy.watches_sessions
             or self._gate.kills.derived_sessions
+            or self._route.model.learns_caches
         )
         session = caller.session(request, needed=needed)
         values = caller.scope_values(session, request.model, provider)
@@ -348,6 +359,7 @@ class RequestMachine:
                 self._gate,
                 self._now_ms,
                 self._estimate_of,
+                self._choose,
                 self._limits_at,
             )
             self._ways = ways_on(denied.standings, asked)[:MAX_WAYS]
@@ -527,6 +539,8 @@ class RequestMachine:
         targets = [one for one in self._route.targets if one.name not in breakers.stopped]
         if not targets:
             return refusals.killed(self._gate.kills.stops_target(self._route.targets[0]))
+        if any(breakers.admits(target.name, policy, self._now_ms) for target in targets):
+            return refusals.no_rule_applies(self._request.model)
         wait_ms = min(
             breakers.retry_after_ms(target.name, policy, self._now_ms) for target in targets
         )

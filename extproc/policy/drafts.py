@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from extproc.policy.matching import Condition, ConditionalLimit
 from extproc.policy.reading import Section
+from extproc.policy.routing_rules import RuleType, Sla, Sticky, When
 from extproc.policy.snapshot import (
     BreakerPolicy,
     Channels,
@@ -60,12 +61,28 @@ class TargetDraft:
 
 
 @dataclass(slots=True)
+class RuleDraft:
+    """One rule of a virtual model as written."""
+
+    section: Section
+    id: str
+    member: TargetDraft | str
+    """A target, or the name of another virtual model."""
+    weight: int
+    priority: int
+    sla: Sla | None
+    when: When | None
+
+
+@dataclass(slots=True)
 class ModelDraft:
     """One virtual model as written."""
 
     section: Section
     name: str
-    rules: list[TargetDraft]
+    rule_type: RuleType
+    sticky: Sticky | None
+    rules: list[RuleDraft]
     fallbacks: list[TargetDraft]
     breaker: BreakerPolicy
 
