@@ -21,6 +21,7 @@ unit: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	TOKENWEIR_SEEDS=20 $(BIN)/pytest tests/integration/test_money_race.py
+	TOKENWEIR_PAUSE_S=30 $(BIN)/pytest tests/integration/test_shared_store.py
 	TOKENWEIR_MEMORY_REQUESTS=1000000 $(BIN)/pytest tests/integration/test_memory.py
 	TOKENWEIR_SIM_SEEDS=4000 TOKENWEIR_SIM_FIRST=$$(date +%s) $(BIN)/pytest -n 2 tests/sim
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "verify-ledger": "extproc.cli.verify_ledger",
     "correct": "extproc.cli.correct",
     "alerts": "extproc.cli.alerts",
+    "acknowledge-loss": "extproc.cli.acknowledge_loss",
 }
 """Command to module. Imported when asked for: the servers' libraries take most of a second."""
 INTERRUPTED = 130

@@ -38,6 +38,8 @@ MAX_REPEATS = 2
 
 Measure = Callable[[Variant, float, Processes], Slice]
 _MAIN = ("direct", "envoy", "allow", "governed")
+_REDIS = "governed_redis"
+_SATURATED = ("direct", "envoy", "null_lean", "null_grpcio", "allow", "governed", _REDIS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,10 @@ class Load:
 LOADS = (
     Load(
         measure.saturate,
-        ("direct", "envoy", "null_lean", "null_grpcio", "allow", "governed", *peers.NAMES),
+        (*_SATURATED, *peers.NAMES),
         2.0,
     ),
-    Load(measure.steady, (*_MAIN, *peers.NAMES), 3.0),
+    Load(measure.steady, (*_MAIN, _REDIS, *peers.NAMES), 3.0),
     Load(measure.body_200kb, ("envoy_buffer", *_MAIN), 1.0, 2),
     Load(measure.body_2mb, ("envoy_buffer", *_MAIN), 1.5, 2),
     Load(measure.streaming, ("direct", "envoy", "governed"), 3.0, 2),
@@ -149,7 +151,7 @@ def _variants(stack: Stack, quick: bool) -> list[Variant]:
     found.append(stack.null_ext_proc("lean"))
     if not quick:
         found.append(stack.null_ext_proc("grpcio"))
-    return [*found, stack.allow(), stack.governed()]
+    return [*found, stack.allow(), stack.governed(), stack.governed_on_redis()]
 
 
 def _memory(variants: Sequence[Variant]) -> dict[str, float]:

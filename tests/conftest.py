@@ -52,3 +52,10 @@ def module_gateway() -> Iterator[StartGateway]:
     for gateway in running:
         gateway.stop()
     folder.cleanup()
+
+
+@pytest.fixture
+def patient_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may take its time: for tests that are about something else, on a busy machine."""
+    monkeypatch.setattr("extproc.ledger.redis_link.ANSWER_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("extproc.ledger.redis_courier.DEADLINE_S", 3.0)

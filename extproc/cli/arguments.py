@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from extproc.values.store_address import EMBEDDED, parse_public_address
+
 MAX_WORKERS = 1_024
 """Envoy's threads. More than any machine has cores."""
 
@@ -33,6 +35,16 @@ def count(text: str) -> int:
     if text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_WORKERS:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_WORKERS}")
+
+
+def store(text: str) -> str:
+    """``embedded`` or the address of a shared store, which names no password."""
+    if text != EMBEDDED:
+        try:
+            parse_public_address(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def mode(text: str) -> int:

@@ -12,7 +12,7 @@ import orjson
 import uvloop
 
 from extproc.cli.addresses import address
-from extproc.cli.arguments import mode, policy_folder
+from extproc.cli.arguments import mode, policy_folder, store
 from extproc.cli.findings import say_refused
 from extproc.edge.kill_board import KillBoardError
 from extproc.edge.sidecar_process import PolicyRefusedError, SidecarSettings, run_sidecar
@@ -61,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=("127.0.0.1", 8090),
         metavar="HOST:PORT",
         help="health, metrics, policy and usage (127.0.0.1:8090)",
+    )
+    add(
+        "--store",
+        type=store,
+        default=None,
+        metavar="STORE",
+        help="embedded or redis://HOST:PORT/DB; wins over the policy's store",
     )
     add("--transport", choices=("lean", "grpcio"), default="lean", help="Envoy to sidecar (lean)")
     add("--demo-url", default=None, metavar="URL", help="where the demo provider stands in")
@@ -115,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         console_port=arguments.console[1],
         demo_url=arguments.demo_url,
         transport=arguments.transport,
+        store=arguments.store or "",
     )
     try:
         uvloop.run(run_sidecar(settings, os.environ))

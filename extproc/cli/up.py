@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from extproc.cli.addresses import address
-from extproc.cli.arguments import count, file, policy_folder
+from extproc.cli.arguments import count, file, policy_folder, store
 from extproc.cli.findings import say_refused, text
 from extproc.edge.child import StartError
 from extproc.edge.supervisor import Supervisor, UpSettings
@@ -52,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="on, auto: stands in for providers marked 'demo: auto' whose key is not set (auto)",
     )
+    add(
+        "--store",
+        type=store,
+        default=None,
+        metavar="STORE",
+        help="embedded or redis://HOST:PORT/DB; wins over the policy's store",
+    )
     add("--transport", choices=("lean", "grpcio"), default="lean", help="Envoy to sidecar (lean)")
     add("--concurrency", type=count, default=None, metavar="N", help="Envoy's worker threads")
     add(
@@ -84,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         console_port=arguments.console[1],
         demo_provider=arguments.demo_provider,
         transport=arguments.transport,
+        store=arguments.store or "",
         concurrency=arguments.concurrency,
         tls_certificate=arguments.tls[0],
         tls_key=arguments.tls[1],

@@ -58,6 +58,8 @@ class Asked(NamedTuple):
     now_ms: int
     estimate: Callable[[InferenceRequest, Target], Amounts]
     """What a request is reserved at."""
+    choose: Callable[[Route], Chain]
+    """The chain of the request at another model."""
     limits_at: Callable[[Target], Sequence[Limit]]
     """The limits that apply at a target."""
 
@@ -196,15 +198,13 @@ def _fallback_chains(breach: Breach, request: InferenceRequest, asked: Asked) ->
 
     if breach.kind is BreachKind.FALLBACK_TO:
         named = generation.fallback_route(breach, route.operation)
-        chain = named.draw(0.0, gate.breakers, asked.now_ms)
+        chain = asked.choose(named)
         first = asked.chain.targets[0]
         # A call that is on the fallback already stays where it is.
         same = [target for target in chain.targets if target.name == first.name]
         targets = (*same, *(target for target in chain.targets if target not in same))
         able = tuple(target for target in targets if serves(target))
-        if able == chain.targets:
-            return [chain] if able else []
-        return [Chain(chain.operation, able, chain.breaker)] if able else []
+        return [named.in_order(able)] if able else []
 
     def worst_case(target: Target) -> int:
         return asked.estimate(request, target)[Unit.MICRO_USD]
@@ -213,7 +213,7 @@ def _fallback_chains(breach: Breach, request: InferenceRequest, asked: Asked) ->
     policy = route.model.breaker
     cheaper = [
         target
-        for target in route.targets
+        for target in asked.chain.targets
         if worst_case(target) < limit
         and serves(target)
         and gate.breakers.admits(target.name, policy, asked.now_ms)

@@ -101,3 +101,7 @@ class RequestEnded(NamedTuple):
     now_ms: int
     response_bytes: int = 0
     """Of the answer's body."""
+    first_byte_us: int = 0
+    """From the last attempt's sending to the first byte of its answer; 0: not known."""
+    answered_us: int = 0
+    """From the same moment to the last byte."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from extproc.core.affinity import Affinity
 from extproc.core.breaker import Breakers
 from extproc.core.callers import Caller, Plan
 from extproc.core.estimate import Estimator
 from extproc.core.generation import Generation
 from extproc.core.kill_switch import KillSwitch
+from extproc.core.latency import Latencies
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
 from extproc.core.velocity import Counted, Velocity
@@ -78,11 +80,13 @@ class Gate:
 
     __slots__ = (
         "_silent_since_ms",
+        "affinity",
         "breakers",
         "estimator",
         "generation",
         "in_flight",
         "kills",
+        "latencies",
         "sessions",
         "velocity",
         "waiting",
@@ -94,6 +98,8 @@ class Gate:
         self.generation = generation
         self.breakers = Breakers()
         self.estimator = Estimator()
+        self.latencies = Latencies()
+        self.affinity = Affinity()
         self.sessions = Sessions()
         self.velocity = Velocity()
         self.kills = KillSwitch()

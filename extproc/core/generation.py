@@ -22,12 +22,23 @@ conditions exceeds this, the memo starts afresh."""
 class Generation:
     """A snapshot and its memos. Dropped whole when the last request of it has ended."""
 
-    __slots__ = ("_applicable", "_fallbacks", "_routes", "callers", "names", "number", "policy")
+    __slots__ = (
+        "_applicable",
+        "_fallbacks",
+        "_routes",
+        "callers",
+        "names",
+        "number",
+        "policy",
+        "times_answers",
+    )
 
     def __init__(self, policy: PolicySnapshot) -> None:
         self.policy = policy
         self.number = policy.generation
         """The generation, as callers see it."""
+        self.times_answers = any(model.learns_speed for model in policy.virtual_models.values())
+        """Some model chooses by speed, so the durations in the access log are read."""
         self.callers = Callers()
         self.names = HeaderNames(policy.envelope.prefix)
         self._routes: dict[tuple[str, Operation], Route] = {

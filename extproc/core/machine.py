@@ -20,6 +20,7 @@ from enum import Enum
 from extproc.core import effective_budget, refusals
 from extproc.core.breach import Asked, Way, notes_of, ways_on
 from extproc.core.callers import Caller, Plan, kind_of
+from extproc.core.choice import Asking, choose
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Answer, AwaitBody, Forward, Peek, Refuse, Reserve, Wait
 from extproc.core.context import without_narrow
@@ -185,7 +186,10 @@ class RequestMachine:
         self._route = route
         if not route.targets:
             return self._refuse(refusals.dialect_not_served(request.model, self.dialect))
-        self._chain = route.draw(event.draw, gate.breakers, event.now_ms)
+        if route.plain:
+            self._chain = route.draw(event.draw, gate.breakers, event.now_ms)
+        else:
+            self._chain = self._choose(route, event.draw)
         if not self._chain.targets:
             return self._refuse(self._all_open())
         if self.operation.free:
@@ -197,10 +201,9 @@ class RequestMachine:
             if not self._chain.targets:
                 return self._refuse(self._too_long())
         if route.translates:
-            sayable = without_unsayable(request, self._chain)
-            if isinstance(sayable, Refusal):
-                return self._refuse(sayable)
-            self._chain = sayable
+            self._chain, unsayable = without_unsayable(request, self._chain)
+            if unsayable is not None:
+                return self._refuse(unsayable)
         return self._reserve_first()
 
     def on_reserved(self, event: Reserved) -> Forward | Reserve | Wait | Refuse:
@@ -254,6 +257,12 @@ class RequestMachine:
         self.state = State.PEEK
         return Peek(found.holds, event.now_ms)
 
+    def _choose(self, route: Route, draw: float = 0.0) -> Chain:
+        """The chain at a model, also where more than weights decide."""
+        gate, now_ms = self._gate, self._now_ms
+        asking = Asking(self._request, self._caller, self._generation, gate, now_ms)
+        return choose(route, draw, asking)
+
     def _reserve_first(self) -> Reserve | Wait | Refuse:
         caller, request, target = self._caller, self._request, self._chain.targets[0]
         plan = caller.plans.get((self.operation, request.model, target.name))
@@ -280,6 +289,7 @@ class RequestMachine:
             applicable.counts_sessions
             or generation.policy.watches_sessions
             or self._gate.kills.derived_sessions
+            or self._route.model.learns_caches
         )
         session = caller.session(request, needed=needed)
         values = caller.scope_values(session, request.model, provider)
@@ -354,6 +364,7 @@ class RequestMachine:
                 self._gate,
                 self._now_ms,
                 self._estimate_of,
+                self._choose,
                 self._limits_at,
             )
             self._ways = ways_on(denied.standings, asked)[:MAX_WAYS]
@@ -528,11 +539,12 @@ class RequestMachine:
         return refusals.context_limit_exceeded(self._request.model, largest)
 
     def _all_open(self) -> Refusal:
-        policy = self._route.model.breaker
-        breakers = self._gate.breakers
+        policy, breakers = self._route.model.breaker, self._gate.breakers
         targets = [one for one in self._route.targets if one.name not in breakers.stopped]
         if not targets:
             return refusals.killed(self._gate.kills.stops_target(self._route.targets[0]))
+        if any(breakers.admits(target.name, policy, self._now_ms) for target in targets):
+            return refusals.no_rule_applies(self._request.model)
         wait_ms = min(
             breakers.retry_after_ms(target.name, policy, self._now_ms) for target in targets
         )

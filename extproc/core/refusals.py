@@ -147,6 +147,12 @@ def all_targets_open(model: str, retry_after_ms: int) -> Refusal:
     return Refusal(RefusalCode.NO_HEALTHY_TARGET, message, retry_after_s, param="model")
 
 
+def no_rule_applies(model: str) -> Refusal:
+    """Targets could serve, but the conditions of the policy's rules leave none of them."""
+    message = f"No rule of {model} applies to this request: their conditions do not hold for it."
+    return Refusal(RefusalCode.NO_HEALTHY_TARGET, message, param="model")
+
+
 def context_limit_exceeded(model: str, context_tokens: int) -> Refusal:
     """The request is too long for every target."""
     message = (

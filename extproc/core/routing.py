@@ -17,6 +17,9 @@ from extproc.policy.snapshot import BreakerPolicy, Target, VirtualModel
 from extproc.values.dialect import Operation
 
 UNKNOWN_CONTEXT_BYTES = 2**62
+MAX_ORDERS = 256
+"""Chains kept per route besides those of a plain draw, some kilobytes each with what is encoded of
+them: orders in which a few targets are tried, and parts of them. Afterwards they start afresh."""
 
 
 def text_bytes(target: Target) -> int:
@@ -33,14 +36,20 @@ class Chain:
     encoded once: compared by identity on purpose.
     """
 
-    __slots__ = ("breaker", "encoded", "operation", "targets", "timeout_ms")
+    __slots__ = ("breaker", "encoded", "learner", "operation", "targets", "timeout_ms")
 
     def __init__(
-        self, operation: Operation, targets: tuple[Target, ...], breaker: BreakerPolicy
+        self,
+        operation: Operation,
+        targets: tuple[Target, ...],
+        breaker: BreakerPolicy,
+        learner: VirtualModel | None = None,
     ) -> None:
         self.operation = operation
         self.targets = targets
         self.breaker = breaker
+        self.learner = learner
+        """The model whose choices learn from how requests end; None where nothing is learned."""
         # Envoy takes one time-to-headers per chain (a per-try value set later is ignored).
         self.timeout_ms = max((target.timeout_ms for target in targets), default=0)
         self.encoded: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
@@ -49,21 +58,24 @@ class Chain:
     def without(self, excluded: Sequence[Target]) -> Chain:
         """The same chain with some targets left out."""
         rest = tuple(target for target in self.targets if target not in excluded)
-        return Chain(self.operation, rest, self.breaker)
+        return Chain(self.operation, rest, self.breaker, self.learner)
 
 
 class Route:
     """One virtual model for one operation, ready to draw from."""
 
     __slots__ = (
-        "_alone",
         "_chains",
         "_cumulative",
+        "_learner",
+        "_orders",
         "_total",
         "fallbacks",
+        "lacking",
         "model",
         "narrowest_bytes",
         "operation",
+        "plain",
         "translates",
         "weighted",
     )
@@ -75,7 +87,12 @@ class Route:
         self.weighted = tuple(t for t in served if t.weight > 0)
         idle = tuple(t for t in served if t.weight <= 0)
         self.fallbacks = idle + tuple(t for t in model.fallbacks if operation in t.clusters)
-        self._alone: dict[str, Chain] = {}
+        self._learner = model if model.learns_speed or model.learns_caches else None
+        self.lacking = any(target.lacks for target in self.targets)
+        """Some target cannot do all that a request may need."""
+        self.plain = model.weights_only and not self.lacking
+        """``draw`` knows enough; for other routes see ``core/choice.py``."""
+        self._orders: dict[tuple[str, ...], Chain] = {}
         self._cumulative = tuple(accumulate(t.weight for t in self.weighted))
         self._total = self._cumulative[-1] if self._cumulative else 0
         self.narrowest_bytes = min(
@@ -85,7 +102,7 @@ class Route:
         self.translates = any(operation in target.translated for target in self.targets)
         """Some target is asked in another dialect: what that cannot say must not go there."""
         self._chains = tuple(self._chain(drawn) for drawn in range(len(self.weighted))) or (
-            Chain(operation, self.fallbacks, model.breaker),
+            Chain(operation, self.fallbacks, model.breaker, self._learner),
         )
 
     @property
@@ -101,24 +118,40 @@ class Route:
             return self._chains[bisect_right(self._cumulative, draw * self._total)]
         return self._draw_available(draw, breakers, now_ms)
 
+    def draw_without(self, excluded: Sequence[Target], draw: float) -> Chain:
+        """A draw from the weighted targets that are not excluded; weights renormalise."""
+        available = [t for t in self.weighted if t not in excluded]
+        if not available:
+            return self.in_order([t for t in self.fallbacks if t not in excluded])
+        cumulative = list(accumulate(t.weight for t in available))
+        drawn = available[bisect_right(cumulative, draw * cumulative[-1])]
+        first = self.weighted.index(drawn)
+        chain = self._chains[first]
+        return self.in_order([t for t in chain.targets if t not in excluded])
+
+    def in_order(self, targets: Sequence[Target]) -> Chain:
+        """The chain of some of the route's targets in an order. Kept: what Envoy is told about a
+        chain is encoded once."""
+        key = tuple([target.id + " " + target.name for target in targets])
+        chain = self._orders.get(key)
+        if chain is None:
+            if len(self._orders) >= MAX_ORDERS:
+                self._orders.clear()
+            chain = Chain(self.operation, tuple(targets), self.model.breaker, self._learner)
+            self._orders[key] = chain
+        return chain
+
     def alone(self, target: Target) -> Chain:
         """The chain of one of the route's targets and nothing else."""
-        chain = self._alone.get(target.id)
-        if chain is None:
-            chain = self._alone[target.id] = Chain(self.operation, (target,), self.model.breaker)
-        return chain
+        return self.in_order((target,))
 
     def _chain(self, drawn: int) -> Chain:
         first = self.weighted[drawn]
         rest = tuple(t for place, t in enumerate(self.weighted) if place != drawn)
-        return Chain(self.operation, (first, *rest, *self.fallbacks), self.model.breaker)
+        targets = (first, *rest, *self.fallbacks)
+        return Chain(self.operation, targets, self.model.breaker, self._learner)
 
     def _draw_available(self, draw: float, breakers: Breakers, now_ms: int) -> Chain:
         policy = self.model.breaker
         excluded = [t for t in self.targets if not breakers.admits(t.name, policy, now_ms)]
-        available = [t for t in self.weighted if t not in excluded]
-        if not available:
-            return self._chains[0].without(excluded)
-        cumulative = list(accumulate(t.weight for t in available))
-        drawn = available[bisect_right(cumulative, draw * cumulative[-1])]
-        return self._chains[self.weighted.index(drawn)].without(excluded)
+        return self.draw_without(excluded, draw)

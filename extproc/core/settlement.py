@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from extproc.core.choice import learn_from
 from extproc.core.commands import EndCommand, Release, Renew, Settle
 from extproc.core.events import AttemptFailed, Ending, RequestEnded, RequestGoesOn
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
@@ -130,6 +131,8 @@ def _learn(
 ) -> None:
     model, body_bytes, plan = target.canonical_model, entry.body_bytes, entry.plan
     gate.estimator.learn(model, body_bytes, usage.input_tokens, usage.output_tokens)
+    if entry.chain.learner is not None:
+        learn_from(gate, entry.chain.learner, entry, target, usage, event)
     if not (plan.applicable.counts_likely or plan.metered):
         return
     gate.workflows.learn(plan.workflow_tag, target, body_bytes, usage)

@@ -53,7 +53,7 @@ _MAX_SAID_CHARACTERS = 256
 """Of the fields that an answer's header says were left out."""
 
 
-def without_unsayable(request: InferenceRequest, chain: Chain) -> Chain | Refusal:
+def without_unsayable(request: InferenceRequest, chain: Chain) -> tuple[Chain, Refusal | None]:
     """The chain without targets in whose API the request cannot be said; where none is left, the
     refusal names the caller's field.
 
@@ -63,11 +63,9 @@ def without_unsayable(request: InferenceRequest, chain: Chain) -> Chain | Refusa
     said = _Sayable(request)
     mute = [target for target in chain.targets if not said.at(target)]
     if not mute:
-        return chain
-    if len(mute) < len(chain.targets):
-        return chain.without(mute)
-    assert said.refusal is not None
-    return said.refusal
+        return chain, None
+    rest = chain.without(mute)
+    return rest, None if rest.targets else said.refusal
 
 
 def sayable(request: InferenceRequest, target: Target) -> bool:

@@ -1,4 +1,6 @@
-"""The counters that somebody wants to hear of: those of limits with alerts that were booked on."""
+"""The counters that somebody wants to hear of: those of limits with alerts that were booked on, and
+those of budgets that routing looks at.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ CounterName = tuple[str, str]
 class Watched:
     """Names of counters, collected where bookings are planned, once per kind of caller."""
 
-    __slots__ = ("_full", "_known", "forgotten")
+    __slots__ = ("_full", "_known", "_used_pct", "forgotten")
 
     def __init__(self) -> None:
         self._known: dict[CounterName, None] = {}
         self._full: dict[CounterName, None] = {}
+        self._used_pct: dict[CounterName, int] = {}
         self.forgotten = 0
 
     def add(self, holds: Sequence[Hold]) -> None:
@@ -36,7 +39,9 @@ class Watched:
         if name not in self._known:
             self._known[name] = None
             if len(self._known) > MAX_WATCHED:
-                del self._known[next(iter(self._known))]
+                oldest = next(iter(self._known))
+                del self._known[oldest]
+                self._used_pct.pop(oldest, None)
                 self.forgotten += 1
 
     def denied(self, standings: Sequence[Standing], amounts: Amounts) -> None:
@@ -53,6 +58,15 @@ class Watched:
                 if len(self._full) < MAX_WATCHED:
                     self._full[limit.key, hold.scope_value] = None
                 self.remember((limit.key, hold.scope_value))
+
+    def seen(self, name: CounterName, used_pct: int) -> None:
+        """A look at the counter: the settled share of its ceiling, in whole percents."""
+        if name in self._known:
+            self._used_pct[name] = used_pct
+
+    def used_pct(self, name: CounterName) -> int:
+        """What the last look found; 0 before the first."""
+        return self._used_pct.get(name, 0)
 
     def take_full(self, name: CounterName) -> bool:
         """Whether the limit was found used up since it was asked last."""

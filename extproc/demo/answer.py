@@ -111,6 +111,11 @@ class Answer:
                 before, sent = after, sent + 1
             produced += part.tokens
 
+    @property
+    def produced_before_error(self) -> int:
+        """Output tokens of a stream that fails."""
+        return self.choices * max((step.after for step in self.steps()), default=0)
+
     def reported(self) -> tuple[Any, Any]:
         """Input and output tokens as the usage says them: the truth, unless told to lie."""
         output = self.output_tokens

@@ -56,7 +56,7 @@ def asked(body: Json) -> Asked:
         max_tokens=body["max_tokens"],
         tools=()
         if choice.get("type") == "none"
-        else tuple(ToolSpec(tool["name"], tool["input_schema"]) for tool in tools),
+        else tuple(ToolSpec(tool.get("name", ""), tool["input_schema"]) for tool in tools),
         only_tool=choice.get("name", ""),
         parallel=not choice.get("disable_parallel_tool_use"),
         schema=output.get("schema"),
@@ -118,7 +118,7 @@ def events(answer: Answer) -> Events:
     sent = answer.output_tokens
     if answer.fails:
         overloaded = error_document("anthropic", 529, ERROR_MESSAGE, "req_" + answer.id)
-        yield event(overloaded, "error"), sent
+        yield event(overloaded, "error"), answer.produced_before_error
         return
     stop: Json = {"delta": _stop(answer)}
     if not answer.omit_usage:

@@ -94,7 +94,7 @@ def events(answer: Answer) -> Events:
     sent = answer.output_tokens
     if answer.fails:
         failed = {"message": ERROR_MESSAGE, "originalStatusCode": 500}
-        yield exception_message("modelStreamErrorException", failed), sent
+        yield exception_message("modelStreamErrorException", failed), answer.produced_before_error
         return
     if answer.no_done:
         return

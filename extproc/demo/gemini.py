@@ -103,7 +103,7 @@ def events(answer: Answer) -> Events:
                 yield _chunk(answer, {"content": content, "index": index}, sent), sent
     sent = answer.output_tokens
     if answer.fails:
-        yield event(error_document("gemini", 503, ERROR_MESSAGE)), sent
+        yield event(error_document("gemini", 503, ERROR_MESSAGE)), answer.produced_before_error
         return
     if answer.no_done:
         return

@@ -60,7 +60,7 @@ def asked(body: Json) -> Asked:
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
         tools=()
         if choice == "none"
-        else tuple(ToolSpec(tool["name"], tool.get("parameters") or {}) for tool in tools),
+        else tuple(ToolSpec(tool.get("name", ""), tool.get("parameters") or {}) for tool in tools),
         only_tool=choice["function"]["name"] if isinstance(choice, dict) else "",
         parallel=body.get("parallel_tool_calls") is not False,
         schema=schema,
@@ -170,7 +170,7 @@ def chat_events(answer: Answer) -> Events:
             for delta in _deltas(answer, index, step):
                 yield chunk(index, delta), _sent(answer, index, step)
     if answer.fails:
-        yield event(error_document("openai", 500, ERROR_MESSAGE)), answer.output_tokens
+        yield event(error_document("openai", 500, ERROR_MESSAGE)), answer.produced_before_error
         return
     for index in range(answer.choices):
         yield chunk(index, {}, _finish(answer)), answer.output_tokens

@@ -42,7 +42,7 @@ def asked(body: Json) -> Asked:
         max_tokens=body.get("max_output_tokens"),
         tools=()
         if choice == "none"
-        else tuple(ToolSpec(tool["name"], tool.get("parameters") or {}) for tool in tools),
+        else tuple(ToolSpec(tool.get("name", ""), tool.get("parameters") or {}) for tool in tools),
         only_tool=choice.get("name", "") if isinstance(choice, dict) else "",
         parallel=body.get("parallel_tool_calls") is not False,
         schema=text.get("schema"),
@@ -93,7 +93,7 @@ def events(answer: Answer) -> Events:
     if answer.fails:
         failed = _response(answer, "failed")
         failed["error"] = {"code": "server_error", "message": ERROR_MESSAGE}
-        yield named("response.failed", response=failed), sent
+        yield named("response.failed", response=failed), answer.produced_before_error
         return
     if answer.no_done:
         return

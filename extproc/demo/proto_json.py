@@ -9,7 +9,6 @@ FREE_FORM = frozenset(
     {
         "args",
         "labels",
-        "output",
         "parameters",
         "parametersJsonSchema",
         "response",

@@ -12,6 +12,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from aiohttp import web
 
@@ -25,12 +26,24 @@ from extproc.demo.faults import FaultBook, Faults, faults_from_headers, faults_f
 from extproc.demo.operations import OPERATIONS, Operation, gemini_routes
 from extproc.demo.prices import PRICES, price_from_json
 from extproc.demo.proto_json import in_camel_case
+from extproc.demo.strict.dialects import check_strictly
 from extproc.demo.tokens import Tokenizer
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Twice what the gateway lets through, so that it is never this server that refuses."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Counted(NamedTuple):
+    """An operation that only counts: free, no line on the bill."""
+
+    dialect: Dialect
+    path: str
+
+
+COUNT_TOKENS = Counted("anthropic", "messages/count_tokens")
+COUNT_GEMINI_TOKENS = Counted("gemini", "countTokens")
 
 
 class DemoProvider:
@@ -58,8 +71,8 @@ class DemoProvider:
         for operation in OPERATIONS:
             for path in operation.routes:
                 route.add_post(path, self._handler(operation))
-        route.add_post("/{provider}/anthropic/v1/messages/count_tokens", self._count_tokens)
-        for path in gemini_routes("countTokens"):
+        route.add_post(f"/{{provider}}/anthropic/v1/{COUNT_TOKENS.path}", self._count_tokens)
+        for path in gemini_routes(COUNT_GEMINI_TOKENS.path):
             route.add_post(path, self._count_gemini_tokens)
         route.add_get("/{provider}/openai/v1/models", self._models)
         return application
@@ -116,7 +129,7 @@ class DemoProvider:
             faults = self._faults_of(request)
             check_caller(request, operation.dialect, raw, faults)
             body = _object(raw, operation.dialect)
-            asked = _asked(request, operation, body)
+            asked = _asked(request, operation, body, faults)
         except BadRequestError as problem:
             return refuse(request, operation, raw, problem, number, self.bill)
         input_tokens = self.tokenizer.count_prompt(body, raw, faults.tokenizer)
@@ -133,32 +146,33 @@ class DemoProvider:
             raise BadRequestError(str(error)) from error
 
     async def _count_tokens(self, request: web.Request) -> web.Response:
-        """Free: no line on the bill."""
         try:
-            tokens = await self._counted(request, "anthropic", anthropic_messages.check_count)
+            tokens = await self._counted(request, COUNT_TOKENS, anthropic_messages.check_count)
         except BadRequestError as problem:
             return refusal("anthropic", problem, self._number)
         return web.json_response({"input_tokens": tokens})
 
     async def _count_gemini_tokens(self, request: web.Request) -> web.Response:
-        """Free: no line on the bill."""
         try:
-            tokens = await self._counted(request, "gemini", gemini.check_count)
+            tokens = await self._counted(request, COUNT_GEMINI_TOKENS, gemini.check_count)
         except BadRequestError as problem:
             return refusal("gemini", problem, self._number)
         return web.json_response(gemini.count_document(tokens))
 
     async def _counted(
-        self, request: web.Request, dialect: Dialect, check: Callable[[Json], None]
+        self, request: web.Request, counted: Counted, check: Callable[[Json], None]
     ) -> int:
         raw = await request.read()
         faults = self._faults_of(request)
-        check_caller(request, dialect, raw, faults)
-        body = _object(raw, dialect)
+        check_caller(request, counted.dialect, raw, faults)
+        body = _object(raw, counted.dialect)
         check(body)
         body = body.get("generateContentRequest", body)
-        counted = self.tokenizer.count_prompt(body, raw, faults.tokenizer)
-        return counted + faults.hidden_template_tokens
+        if faults.strict:
+            model = request.match_info.get("model", "")
+            check_strictly(counted.dialect, counted.path, body, model, request.headers)
+        tokens = self.tokenizer.count_prompt(body, raw, faults.tokenizer)
+        return tokens + faults.hidden_template_tokens
 
     async def _models(self, _: web.Request) -> web.Response:
         """Free: no line on the bill."""
@@ -169,15 +183,21 @@ class DemoProvider:
         return web.json_response({"object": "list", "data": data})
 
 
-def _asked(request: web.Request, operation: Operation, body: Json) -> Asked:
+def _asked(request: web.Request, operation: Operation, body: Json, faults: Faults) -> Asked:
     """What a body asks for, together with what the path does; BadRequestError if it is refused."""
     operation.check(body)
-    asked = operation.asked(body)
+    model = request.match_info.get("model", "")
+    if faults.strict:
+        check_strictly(operation.dialect, operation.path, body, model, request.headers)
+    try:
+        asked = operation.asked(body)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise BadRequestError("The body of your request is not of the right shape.") from error
     if operation.streams is None:
         return asked
     if operation.dialect == "gemini" and operation.streams:
         gemini.check_stream(request.query.get("alt", ""))
-    return replace(asked, model=request.match_info["model"], stream=operation.streams)
+    return replace(asked, model=model, stream=operation.streams)
 
 
 def _object(raw: bytes, dialect: Dialect) -> Json:

@@ -63,7 +63,7 @@ class Admin:
         sidecar = self._sidecar
         report_velocity(sidecar.gate.velocity, sidecar.metrics, sidecar.notify)
         sidecar.metrics.killed = sidecar.gate.kills.count
-        return sidecar.metrics.render(sidecar.gate)
+        return sidecar.metrics.render(sidecar.gate, sidecar.ledger.state)
 
     def _policy(self) -> dict[str, object]:
         policy = self._sidecar.gate.generation.policy
@@ -111,7 +111,9 @@ class Admin:
                     "reserved": reserved,
                 }
             )
+        state = self._sidecar.ledger.state
         return {
+            "store": state._asdict(),
             "counters": counters,
             "truncated": truncated,
             "open_reservations": self._sidecar.ledger.open_count,

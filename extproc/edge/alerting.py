@@ -165,7 +165,10 @@ class Alerting:
         if policy.generation == self._generation:
             return
         self._generation = policy.generation
-        self._limits = {limit.key: limit for limit in policy.limits if limit.alerts}
+        routed = policy.routed_budgets
+        self._limits = {
+            limit.key: limit for limit in policy.limits if limit.alerts or limit.rule_id in routed
+        }
         for limit in self._limits.values():
             if not limit.scope:
                 self._sidecar.gate.watched.remember((limit.key, ""))
@@ -192,6 +195,10 @@ class Alerting:
         except (LedgerUnavailableError, TimeoutError):
             return []
         watched = self._sidecar.gate.watched
+        for hold, settled, _, _ in standings:
+            if hold.ceiling > 0:
+                name = (hold.limit.key, hold.scope_value)
+                watched.seen(name, settled * 100 // hold.ceiling)
         return [
             Sample(
                 hold.limit, hold.scope_value, settled, reserved,

@@ -380,8 +380,10 @@ def encode(command: AwaitBody | Refuse | Answer | Forward | SendAttempt) -> tupl
 # -- access log -----------------------------------------------------------------------------------
 
 
-def decode_request_ended(entry: pb.HttpAccessLogEntry, now_ms: int) -> RequestEnded:
-    """A request's own log entry."""
+def decode_request_ended(
+    entry: pb.HttpAccessLogEntry, now_ms: int, *, timed: bool = False
+) -> RequestEnded:
+    """A request's own log entry; ``timed``: with how fast its last attempt was answered."""
     common = entry.common_properties
     first = last = tail = b""
     metadata = common.metadata.filter_metadata
@@ -390,6 +392,7 @@ def decode_request_ended(entry: pb.HttpAccessLogEntry, now_ms: int) -> RequestEn
         first = fields["first"].string_value.encode() if "first" in fields else b""
         last = fields["last"].string_value.encode() if "last" in fields else b""
         tail = fields["tail"].string_value.encode() if "tail" in fields else b""
+    first_byte_us, answered_us = _answer_times_us(common) if timed else (0, 0)
     return RequestEnded(
         common.stream_id,
         common.upstream_request_attempt_count,
@@ -399,7 +402,20 @@ def decode_request_ended(entry: pb.HttpAccessLogEntry, now_ms: int) -> RequestEn
         tail,
         now_ms,
         entry.response.response_body_bytes,
+        first_byte_us,
+        answered_us,
     )
+
+
+def _answer_times_us(common: pb.AccessLogCommon) -> tuple[int, int]:
+    """From the sending of the last attempt to the first and the last byte of its answer; zeros
+    where there was none."""
+    sent, last = common.time_to_first_upstream_tx_byte, common.time_to_last_upstream_rx_byte
+    if not (common.HasField("time_to_first_upstream_tx_byte") and last.ByteSize()):
+        return 0, 0
+    first = common.time_to_first_upstream_rx_byte
+    sent_us = sent.ToMicroseconds()
+    return max(0, first.ToMicroseconds() - sent_us), max(0, last.ToMicroseconds() - sent_us)
 
 
 def decode_request_goes_on(entry: pb.HttpAccessLogEntry, now_ms: int) -> RequestGoesOn:

@@ -48,6 +48,7 @@ class Order(NamedTuple):
 
 
 Apply = Callable[[Iterable[Order]], Awaitable[None]]
+Known = Callable[[], Iterable[Order]]
 
 
 class KillShare(Protocol):
@@ -57,8 +58,9 @@ class KillShare(Protocol):
         """Makes an order known, and keeps it for sidecars that start later."""
         ...
 
-    async def watch(self, apply: Apply) -> None:
-        """Applies every order that is kept, and each new one within a second, until cancelled.
+    async def watch(self, apply: Apply, known: Known) -> None:
+        """Applies every order that is kept, and each new one within a second, until cancelled. What
+        is known here and was lost there is made known again.
 
         Returning or raising means that the share was lost: it is watched again.
         """
@@ -71,7 +73,7 @@ class NoShare:
     async def publish(self, order: Order) -> None:
         """Nobody is to be told."""
 
-    async def watch(self, apply: Apply) -> None:
+    async def watch(self, apply: Apply, known: Known) -> None:
         """Nothing ever comes."""
         await asyncio.Event().wait()
 
@@ -160,10 +162,13 @@ class KillBoard:
         """Obeys the share until cancelled."""
         while True:
             try:
-                await self._share.watch(self.apply)
-            except Exception:  # noqa: BLE001  what is obeyed already stays; the share is asked again
-                _log.exception("the kill switch's share is lost")
+                await self._share.watch(self.apply, self._known)
+            except Exception as error:  # noqa: BLE001  what is obeyed stays; it is asked again
+                _log.warning("the kill switch's share is lost: %s", error)
             await asyncio.sleep(SHARE_RETRY_S)
+
+    def _known(self) -> list[Order]:
+        return list(self._orders.values())
 
     def _take(self, order: Order) -> None:
         orders = self._orders
@@ -186,8 +191,8 @@ class KillBoard:
     async def _tell(self, order: Order) -> None:
         try:
             await self._share.publish(order)
-        except Exception:  # noqa: BLE001  it holds here; the others hear of it with the next order
-            _log.exception("the other sidecars could not be told of a kill")
+        except Exception as error:  # noqa: BLE001  it holds here; ``watch`` tells it again
+            _log.warning("the other sidecars are not told of a kill yet: %s", error)
 
 
 def _read(path: Path) -> list[Order]:

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from extproc.core.gate import Gate
 from extproc.core.waiting import WaitingRoom
+from extproc.ledger.port import ALL_WELL, StoreState
 from extproc.values.refusal import RefusalCode
 
 
@@ -74,10 +75,10 @@ class Metrics:
         self.velocity_open: Counter[str] = Counter()
         self.killed = 0
 
-    def render(self, gate: Gate) -> bytes:
+    def render(self, gate: Gate, store: StoreState = ALL_WELL) -> bytes:
         """Prometheus text."""
         registry = CollectorRegistry()
-        registry.register(_Snapshot(self, gate))
+        registry.register(_Snapshot(self, gate, store))
         return generate_latest(registry)
 
 
@@ -105,9 +106,10 @@ _COUNTERS = (
 
 
 class _Snapshot(Collector):
-    def __init__(self, metrics: Metrics, gate: Gate) -> None:
+    def __init__(self, metrics: Metrics, gate: Gate, store: StoreState) -> None:
         self._metrics = metrics
         self._gate = gate
+        self._store = store
 
     def collect(self):  # type: ignore[no-untyped-def]
         """Every metric family."""
@@ -150,6 +152,7 @@ class _Snapshot(Collector):
         in_flight = len(self._gate.in_flight)
         yield GaugeMetricFamily("tokenweir_in_flight", "Unsettled requests", in_flight)
         yield from _queue(self._gate.waiting)
+        yield from _store(self._store)
 
 
 def _queue(room: WaitingRoom) -> list[Metric]:
@@ -160,4 +163,17 @@ def _queue(room: WaitingRoom) -> list[Metric]:
         GaugeMetricFamily("tokenweir_waiting", "Requests that wait in a queue", room.count),
         CounterMetricFamily("tokenweir_queued", "Requests that had to wait", room.entered),
         left,
+    ]
+
+
+def _store(state: StoreState) -> list[Metric]:
+    conditions = GaugeMetricFamily(
+        "tokenweir_store_state", "1 for the store's condition", labels=["condition"]
+    )
+    for condition in ("ok", "degraded", "closed"):
+        conditions.add_metric([condition], int(state.condition == condition))
+    text = "Ends of reservations that the store does not know yet"
+    return [
+        conditions,
+        GaugeMetricFamily("tokenweir_store_undelivered", text, state.undelivered),
     ]

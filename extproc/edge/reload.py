@@ -119,6 +119,8 @@ class PolicyReloader:
         self._digest = ""
         self._retired: list[Retired] = []
         self._tidy_at_s = 0.0
+        self.keeps_store = True
+        """Whether the store of the start is the policy's, so that a reload may not change it."""
         self.problems: list[Finding] = []
         """Why the folder as it is now was not taken; empty when it is the active generation."""
 
@@ -169,6 +171,10 @@ class PolicyReloader:
             return
         if loaded.digest == self._digest:
             self.problems = []
+            return
+        if self.keeps_store and _store(loaded) != _store(sidecar.gate.generation.policy):
+            text = f"the store is {loaded.store} now: restart the sidecar to count there"
+            self._refuse(sidecar, [Finding(str(self._folder), 0, "store_changed", text)])
             return
         resources = await asyncio.to_thread(render, loaded, self._settings)
         try:
@@ -228,6 +234,10 @@ class PolicyReloader:
         sidecar.metrics.policy_load_errors += 1
         for problem in problems:
             _log.error("policy refused, the last good one stays: %s", problem)
+
+
+def _store(policy: PolicySnapshot) -> tuple[str, str]:
+    return policy.store, policy.store_namespace
 
 
 def _lives(old: Retired, in_use: set[int], now_s: float) -> bool:

@@ -407,7 +407,8 @@ class AccessLogService(_Service):
             for renew in settlement.request_goes_on(sidecar.gate, goes_on):
                 sidecar.ledger.renew(renew.reservation_id, renew.lease_until_ms, renew.at_least)
         else:
-            ended = codec.decode_request_ended(entry, now_ms)
+            timed = sidecar.gate.generation.times_answers
+            ended = codec.decode_request_ended(entry, now_ms, timed=timed)
             holds = self._waited_for(ended.request_id)
             sidecar.end(settlement.request_ended(sidecar.gate, ended), now_ms)
             sidecar.queue.freed(holds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import signal
@@ -23,17 +22,16 @@ from extproc.edge.allocator import keep_freed_blocks
 from extproc.edge.channels.channel import Outside
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
-from extproc.edge.kill_board import KillBoard, NoShare
+from extproc.edge.kill_board import KillBoard
 from extproc.edge.lean_server import LeanServer
 from extproc.edge.notices import report_velocity
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
+from extproc.edge.store import close_ledger, kill_share, open_ledger
 from extproc.envoy.delivery import FileDelivery
 from extproc.envoy.process import write_bootstrap
 from extproc.envoy.render import render
 from extproc.envoy.settings import GatewaySettings
-from extproc.ledger.embedded import EmbeddedLedger
-from extproc.ledger.journal import Journal
 from extproc.policy.snapshot import Finding
 from extproc.values.wire_names import ACCESS_LOG_SOCKET, ATTEMPT_SOCKET, REQUEST_SOCKET
 
@@ -58,6 +56,8 @@ class SidecarSettings:
     console_port: int
     demo_url: str | None
     transport: str = "lean"
+    store: str = ""
+    """Wins over the policy's ``store``; empty: the policy says."""
 
 
 class PolicyRefusedError(Exception):
@@ -83,9 +83,13 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     policy = reloader.load_first()
     if isinstance(policy, list):
         raise PolicyRefusedError(policy)
-    ledger = EmbeddedLedger(Journal(settings.state / "ledger"))
-    sidecar = Sidecar(Gate(Generation(policy)), ledger, Clock(), Random())  # noqa: S311  no secret
-    kills = KillBoard(sidecar.gate, settings.state, sidecar.clock, NoShare())
+    draw = Random()  # noqa: S311  no secret
+    store = settings.store or policy.store
+    reloader.keeps_store = not settings.store
+    ledger = await open_ledger(store, policy.store_namespace, settings.state, environ, draw)
+    sidecar = Sidecar(Gate(Generation(policy)), ledger, Clock(), draw)
+    share = kill_share(store, policy.store_namespace, environ)
+    kills = KillBoard(sidecar.gate, settings.state, sidecar.clock, share)
     sidecar.metrics.generation = policy.generation
     sidecar.metrics.policy_warnings = Counter(warning.code for warning in policy.warnings)
 
@@ -136,8 +140,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     for server in servers:
         await server.stop(DRAIN_S if server is not servers[-1] else 0.2)
     await admin.cleanup()
-    with contextlib.suppress(OSError):
-        ledger.close()
+    await close_ledger(ledger)
 
 
 async def _tend(sidecar: Sidecar) -> None:

@@ -61,6 +61,8 @@ class UpSettings:
     tls_certificate: str = ""
     tls_key: str = ""
     ca_file: str = ""
+    store: str = ""
+    """Wins over the policy's; empty: the policy says."""
     json: bool = False
     """One JSON line when it serves, instead of lines for people."""
 
@@ -186,6 +188,8 @@ class Supervisor:
         }
         if self._demo_url:
             options["--demo-url"] = self._demo_url
+        if settings.store:
+            options["--store"] = settings.store
         command = [*_TOKENWEIR, "sidecar"]
         for name, value in options.items():
             command += [name, str(value)]

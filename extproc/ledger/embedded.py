@@ -14,6 +14,7 @@ from extproc.ledger.books import EXPIRED, RELEASED, SETTLED, Booking, Entry, Res
 from extproc.ledger.counter import Cell, Counter
 from extproc.ledger.journal import Journal
 from extproc.ledger.port import (
+    ALL_WELL,
     Account,
     Denied,
     Granted,
@@ -22,6 +23,7 @@ from extproc.ledger.port import (
     Remaining,
     Settlement,
     Standing,
+    StoreState,
 )
 from extproc.ledger.recovery import RecoveredBooks
 from extproc.values.limit import NO_CEILING, NOTHING, Amounts, Limit, Unit
@@ -279,6 +281,23 @@ class EmbeddedLedger(RecoveredBooks):
     def open_count(self) -> int:
         """Reservations that have not ended."""
         return len(self._open)
+
+    @property
+    def state(self) -> StoreState:
+        """Closed once the journal cannot be written, until a restart on a sound disk."""
+        failed = self._journal.failed
+        return StoreState("closed", "journal", "the disk is full") if failed else ALL_WELL
+
+    def live_counters(self, now_ms: int) -> Iterable[Counter]:
+        """Every counter, moved on to ``now_ms``."""
+        for counter in self._counters.values():
+            counter.advance(now_ms)
+            yield counter
+
+    def reservations(self) -> Iterable[tuple[Reservation, bool]]:
+        """Those that are open (True), and those that ended and may still be settled (False)."""
+        yield from ((each, True) for each in self._open.values())
+        yield from ((each, False) for each in self._ended.values() if each is not None)
 
     def knows(self, reservation_id: str) -> bool:
         """Whether a reservation was made here: it is open, or its end is remembered."""

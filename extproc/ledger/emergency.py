@@ -45,6 +45,7 @@ from extproc.ledger.port import (
     Remaining,
     Settlement,
     Standing,
+    StoreState,
 )
 from extproc.values.limit import NO_CEILING, NOTHING, Amounts, Limit, StoreFailure
 
@@ -150,6 +151,11 @@ class EmergencyLedger:
         return self._remote.counters()
 
     @property
+    def state(self) -> StoreState:
+        """How the remote store is."""
+        return self._remote.state
+
+    @property
     def open_count(self) -> int:
         """Reservations of both sides that have not ended; allowances are among them."""
         return self._remote.open_count + self._book.open_count
@@ -179,6 +185,11 @@ class EmergencyLedger:
             self._remote.close()
         finally:
             self._book.close()
+
+    @property
+    def remote(self) -> Ledger:
+        """The store's side: whoever opened it closes it."""
+        return self._remote
 
     # -- for the edge -----------------------------------------------------------------------------
 

@@ -108,6 +108,11 @@ class Journal:
         """Whether the segment has reached its size."""
         return self._size >= self._segment_bytes
 
+    @property
+    def failed(self) -> bool:
+        """Whether a write has failed: nothing is taken any more."""
+        return self._failed
+
     def append(self, record: list[Any]) -> None:
         """Buffers one record. Raises ``LedgerUnavailableError`` once writing has failed."""
         if self._failed or self._buffered_bytes > MAX_BUFFER_BYTES:

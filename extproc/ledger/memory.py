@@ -9,7 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from extproc.ledger.port import Account, Denied, Granted, Hold, Settlement, Standing
+from extproc.ledger.port import (
+    ALL_WELL,
+    Account,
+    Denied,
+    Granted,
+    Hold,
+    Settlement,
+    Standing,
+    StoreState,
+)
 from extproc.values.limit import NO_CEILING, NOTHING, Amounts, Limit
 from extproc.values.window import Window
 
@@ -129,6 +138,11 @@ class MemoryLedger:
                 entry.ended = "expired"
                 expired.append(Settlement(reservation_id, entry.amounts, False))
         return expired
+
+    @property
+    def state(self) -> StoreState:
+        """See the port."""
+        return ALL_WELL
 
     def used(self, hold: Hold, now_ms: int, *, open_only: bool = False) -> int:
         """What a counter holds, settled and reserved, by looking at everything."""

@@ -99,7 +99,30 @@ class Settlement(NamedTuple):
 
 
 class LedgerUnavailableError(Exception):
-    """The store could not be asked or could not make the answer durable. Nothing is admitted."""
+    """The store could not be asked or could not make the answer durable. Nothing is admitted.
+
+    ``reason`` is one stable word for metrics and headers, e.g. ``timeout``, ``amnesia``."""
+
+    def __init__(self, message: str, reason: str = "journal") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class StoreState(NamedTuple):
+    """How the store is, for operators."""
+
+    condition: str
+    """``ok``; ``degraded``: it decides, but something is to be looked at; ``closed``: it cannot
+    decide, nothing is admitted by it."""
+    reason: str
+    """One stable word; empty when ok."""
+    detail: str
+    """For people."""
+    undelivered: int = 0
+    """Ends of reservations that the store has not been told yet."""
+
+
+ALL_WELL = StoreState("ok", "", "")
 
 
 class Ledger(Protocol):
@@ -165,6 +188,11 @@ class Ledger(Protocol):
     def counters(self) -> Iterable[tuple[str, str, str, int, int]]:
         """(limit key, scope value, window, settled, reserved) of every counter this process has
         a part in; of a shared store, this process's own part."""
+        ...
+
+    @property
+    def state(self) -> StoreState:
+        """How the store is now. Cheap: asked by the admin API and the metrics."""
         ...
 
     @property

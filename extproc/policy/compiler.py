@@ -15,11 +15,19 @@ from extproc.policy.drafts import (
     LimitDraft,
     ModelDraft,
     ProviderDraft,
+    RuleDraft,
     TargetDraft,
 )
 from extproc.policy.kill_documents import names_something
 from extproc.policy.matching import MATCH_FIELDS, ConditionalLimit, LimitIndex
 from extproc.policy.models import canonical_model, in_family
+from extproc.policy.nesting import (
+    are_weights_only,
+    is_too_nested,
+    nested_first,
+    routed_budgets,
+    targets_of,
+)
 from extproc.policy.prices import find_price
 from extproc.policy.reading import Findings, Section
 from extproc.policy.snapshot import (
@@ -30,6 +38,7 @@ from extproc.policy.snapshot import (
     Kill,
     PolicySnapshot,
     Provider,
+    Rule,
     Target,
     VelocityRule,
     VirtualModel,
@@ -135,7 +144,7 @@ class _Compiler:
         drafts = self._drafts
         for provider in drafts.providers:
             self._add_provider(provider)
-        for model in drafts.models:
+        for model in nested_first(drafts.models):
             self._add_model(model)
         credentials = self._credentials()
         limits = self._limits()
@@ -151,8 +160,11 @@ class _Compiler:
             index=LimitIndex(limits),
             fallbacks=self._fallbacks(),
             default_max_output_tokens=drafts.default_max_output_tokens,
+            store=drafts.store,
+            store_namespace=drafts.store_namespace,
             min_output_tokens=drafts.min_output_tokens,
             velocity=self._velocity(),
+            routed_budgets=routed_budgets(drafts),
             watches_sessions=any(
                 Scope.SESSION in draft.rule.limit.scope for draft in drafts.velocity
             ),
@@ -204,22 +216,50 @@ class _Compiler:
     def _add_model(self, draft: ModelDraft) -> None:
         if draft.name in self._models:
             draft.section.error("name", "duplicate_name", f"{draft.name!r} is defined twice")
-        targets = [target for rule in draft.rules if (target := self._target(rule))]
-        fallbacks = [target for rule in draft.fallbacks if (target := self._target(rule))]
+        rules = [rule for one in draft.rules if (rule := self._rule(one))]
+        fallbacks = [target for one in draft.fallbacks if (target := self._target(one))]
         if draft.rules and not any(rule.weight for rule in draft.rules):
             draft.section.error("rules", "no_weight", "every weight is 0")
         if not draft.rules:
             draft.section.error("rules", "no_rules", "a virtual model needs a rule")
-        ids = [rule.id for rule in draft.rules + draft.fallbacks]
+        ids = [one.id for one in draft.rules] + [one.id for one in draft.fallbacks]
         for rule_id in sorted({rule_id for rule_id in ids if ids.count(rule_id) > 1}):
             draft.section.error("rules", "duplicate_id", f"target {rule_id!r} is listed twice")
+        if is_too_nested(rules):
+            message = f"{draft.name} leads to too many targets, or too deep"
+            draft.section.error("rules", "too_nested", message)
+            rules.clear()
+        targets = targets_of(rules)
         if len({target.timeout_ms for target in targets}) > 1:
             draft.section.warning(
                 "rules", "timeouts_differ", "one chain has one timeout: the largest is used"
             )
         self._models[draft.name] = VirtualModel(
-            draft.name, tuple(targets), tuple(fallbacks), draft.breaker
+            draft.name,
+            targets,
+            tuple(fallbacks),
+            draft.breaker,
+            rule_type=draft.rule_type,
+            sticky=draft.sticky,
+            rules=tuple(rules),
+            weights_only=are_weights_only(draft),
         )
+
+    def _rule(self, draft: RuleDraft) -> Rule | None:
+        """A rule with its target, or with the virtual model that it leads on to."""
+        if isinstance(draft.member, TargetDraft):
+            member: Target | VirtualModel | None = self._target(draft.member)
+        else:
+            member = self._models.get(draft.member)
+            if member is None and draft.member:
+                draft.section.error(
+                    "target",
+                    "unknown_model",
+                    f"{draft.member[:80]!r} is no virtual model; a target needs its provider too",
+                )
+        if member is None:
+            return None
+        return Rule(draft.id, member, draft.weight, draft.priority, draft.sla, draft.when)
 
     def _target(self, draft: TargetDraft) -> Target | None:
         provider = self._providers.get(draft.provider)

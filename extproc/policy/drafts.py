@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from extproc.policy.matching import Condition, ConditionalLimit
 from extproc.policy.reading import Section
+from extproc.policy.routing_rules import RuleType, Sla, Sticky, When
 from extproc.policy.snapshot import (
     BreakerPolicy,
     Channels,
@@ -17,6 +18,7 @@ from extproc.policy.snapshot import (
 from extproc.values.dialect import Dialect
 from extproc.values.limit import Alert, Breach, Scope, StoreFailure
 from extproc.values.money import Price
+from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
 from extproc.values.window import Window
 from extproc.wire.capabilities import Capability
 
@@ -59,12 +61,28 @@ class TargetDraft:
 
 
 @dataclass(slots=True)
+class RuleDraft:
+    """One rule of a virtual model as written."""
+
+    section: Section
+    id: str
+    member: TargetDraft | str
+    """A target, or the name of another virtual model."""
+    weight: int
+    priority: int
+    sla: Sla | None
+    when: When | None
+
+
+@dataclass(slots=True)
 class ModelDraft:
     """One virtual model as written."""
 
     section: Section
     name: str
-    rules: list[TargetDraft]
+    rule_type: RuleType
+    sticky: Sticky | None
+    rules: list[RuleDraft]
     fallbacks: list[TargetDraft]
     breaker: BreakerPolicy
 
@@ -132,6 +150,8 @@ class Drafts:
     """Kinds of channel that are asked for and not configured: each is warned of once."""
     envelope: EnvelopeRules | None = None
     default_max_output_tokens: int = 4096
+    store: str = EMBEDDED
+    store_namespace: str = DEFAULT_NAMESPACE
     min_output_tokens: int = 256
     max_waiting: int = 1_000
     prefix: str = "x-tfy-"

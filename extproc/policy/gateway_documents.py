@@ -16,6 +16,12 @@ from extproc.policy.snapshot import EnvelopeRules
 from extproc.values.dialect import Dialect
 from extproc.values.envelope import ENVELOPE_FIELDS
 from extproc.values.money import Price, Rates
+from extproc.values.store_address import (
+    DEFAULT_NAMESPACE,
+    EMBEDDED,
+    NAMESPACE,
+    parse_public_address,
+)
 
 _PLACE = re.compile(r"[a-z0-9][a-z0-9.:-]{0,62}")
 """A region, a project or a version: part of a URL."""
@@ -50,8 +56,22 @@ def read_gateway(document: Section, drafts: Drafts) -> None:
     channels = document.section("channels")
     if channels is not None:
         read_channels(channels, drafts)
-    if document.text("store", "embedded") != "embedded":
-        document.error("store", "pending_store", "only the embedded store is built yet")
+    _store(document, drafts)
+
+
+def _store(document: Section, drafts: Drafts) -> None:
+    store = document.text("store", EMBEDDED)
+    namespace = document.text("store_namespace", DEFAULT_NAMESPACE)
+    try:
+        if store != EMBEDDED:
+            parse_public_address(store)
+            drafts.store = store
+    except ValueError as error:
+        document.error("store", "bad_store", str(error))
+    if not NAMESPACE.fullmatch(namespace):
+        document.error("store_namespace", "bad_store", "up to 64 of A-Z a-z 0-9 _ . -")
+    elif "store_namespace" in document:
+        drafts.store_namespace = namespace
 
 
 def _envelope(section: Section) -> EnvelopeRules:

@@ -229,7 +229,8 @@ def read_when(section: Section, drafts: Drafts) -> tuple[Condition, ...]:
     return _match(when, drafts) if when is not None else ()
 
 
-def _match(match: Section, drafts: Drafts) -> tuple[Condition, ...]:
+def read_metadata(match: Section, drafts: Drafts) -> list[Condition]:
+    """The conditions of the key ``metadata``, by header name."""
     conditions = []
     metadata = match.section("metadata")
     if metadata is not None:
@@ -238,11 +239,16 @@ def _match(match: Section, drafts: Drafts) -> tuple[Condition, ...]:
             if name not in ENVELOPE_FIELDS:
                 metadata.error(key, "unknown_field", f"{key[:80]!r} is no envelope header")
                 continue
-            conditions.append(_condition(name, metadata.texts_of(key, node)))
+            conditions.append(condition_on(name, metadata.texts_of(key, node)))
+    return conditions
+
+
+def _match(match: Section, drafts: Drafts) -> tuple[Condition, ...]:
+    conditions = read_metadata(match, drafts)
     subjects = match.section("subjects")
     if subjects is not None:
         kind = subjects.choice("type", tuple(_SUBJECT_FIELD), "user")
-        conditions.append(_condition(_SUBJECT_FIELD[kind], subjects.texts("names")))
+        conditions.append(condition_on(_SUBJECT_FIELD[kind], subjects.texts("names")))
         subjects.done()
     for key, name in (
         ("models", "model"),
@@ -250,12 +256,13 @@ def _match(match: Section, drafts: Drafts) -> tuple[Condition, ...]:
         ("credentials", "credential"),
     ):
         if key in match:
-            conditions.append(_condition(name, match.texts(key)))
+            conditions.append(condition_on(name, match.texts(key)))
     match.done()
     return tuple(conditions)
 
 
-def _condition(name: str, texts: tuple[str, ...]) -> Condition:
+def condition_on(name: str, texts: tuple[str, ...]) -> Condition:
+    """One field of ``MATCH_FIELDS`` and what it may be; nothing: it must be present."""
     prefixes = tuple(text[:-1] for text in texts if text.endswith("*"))
     values = frozenset(text for text in texts if not text.endswith("*"))
     return Condition(MATCH_FIELDS.index(name), values, prefixes)

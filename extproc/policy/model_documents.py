@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from extproc.policy.drafts import Drafts, ModelDraft, TargetDraft
+from extproc.policy.drafts import Drafts, ModelDraft, RuleDraft, TargetDraft
 from extproc.policy.reading import NAME, Section
+from extproc.policy.routing_documents import (
+    read_rule_type,
+    read_rule_when,
+    read_sla,
+    read_sticky,
+)
 from extproc.policy.snapshot import BreakerPolicy
 from extproc.wire.capabilities import Capability
 
 MAX_TIMEOUT_MS = 600_000
 MAX_WEIGHT = 1_000_000
+MAX_PRIORITY = 1_000
 DEFAULT_TIMEOUT_MS = 60_000
 """Time to response headers where a target names none: long answers think before the first byte."""
 
@@ -18,29 +25,9 @@ def read_virtual_model(document: Section, drafts: Drafts) -> None:
     name = document.text("name", required=True)
     if not NAME.fullmatch(name):
         document.error("name", "bad_name", f"{name[:80]!r} is no usable model name")
-    rule_type = document.text("rule_type", "weight-based")
-    if rule_type != "weight-based":
-        document.error(
-            "rule_type", "pending_rule_type", f"{rule_type!r} is not built yet; use weight-based"
-        )
-    rules = []
-    for rule in document.sections("rules", required=True):
-        rule_id = rule.identifier()
-        target = rule.section("target", required=True)
-        if target is not None:
-            rules.append(
-                TargetDraft(
-                    target,
-                    rule_id,
-                    target.text("provider", required=True),
-                    target.text("model", required=True),
-                    rule.integer("timeout_ms", DEFAULT_TIMEOUT_MS, 1, MAX_TIMEOUT_MS),
-                    rule.integer("weight", 1, 0, MAX_WEIGHT),
-                    _lacks(target),
-                )
-            )
-            target.done()
-        rule.done()
+    rule_type = read_rule_type(document)
+    sticky = read_sticky(document)
+    rules = [_rule(rule, drafts) for rule in document.sections("rules", required=True)]
     fallbacks = []
     for target in document.sections("fallbacks"):
         provider = target.text("provider", required=True)
@@ -57,7 +44,38 @@ def read_virtual_model(document: Section, drafts: Drafts) -> None:
             )
         )
         target.done()
-    drafts.models.append(ModelDraft(document, name, rules, fallbacks, _breaker(document)))
+    drafts.models.append(
+        ModelDraft(document, name, rule_type, sticky, rules, fallbacks, _breaker(document))
+    )
+
+
+def _rule(rule: Section, drafts: Drafts) -> RuleDraft:
+    rule_id = rule.identifier()
+    weight = rule.integer("weight", 1, 0, MAX_WEIGHT)
+    timeout_ms = rule.integer("timeout_ms", DEFAULT_TIMEOUT_MS, 1, MAX_TIMEOUT_MS)
+    target = rule.section("target", required=True)
+    member: TargetDraft | str = ""
+    if target is not None:
+        model = target.text("model", required=True)
+        if "provider" in target or not model:
+            provider = target.text("provider", required=True)
+            member = TargetDraft(
+                target, rule_id, provider, model, timeout_ms, weight, _lacks(target)
+            )
+        else:
+            member = model
+        target.done()
+    draft = RuleDraft(
+        rule,
+        rule_id,
+        member,
+        weight,
+        rule.integer("priority", 0, 0, MAX_PRIORITY),
+        read_sla(rule),
+        read_rule_when(rule, drafts),
+    )
+    rule.done()
+    return draft
 
 
 def _lacks(target: Section) -> frozenset[Capability]:

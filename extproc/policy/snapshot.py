@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from extproc.policy.matching import LimitIndex
+from extproc.policy.routing_rules import RuleType, Sla, Sticky, When
 from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import Breach, BreachKind, Limit, Scope
 from extproc.values.money import Price
+from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
 from extproc.wire.capabilities import Capability
 
 
@@ -190,16 +192,55 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of a virtual model."""
+
+    id: str
+    member: Target | VirtualModel
+    """Another virtual model stands for all its rules and fallbacks, in its own order."""
+    weight: int
+    priority: int
+    """0 comes first."""
+    sla: Sla | None
+    when: When | None
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualModel:
     """A name that callers use, and the targets behind it."""
 
     name: str
     targets: tuple[Target, ...]
-    """Weighted rules in declared order."""
+    """Those of the rules in declared order, those of nested models included."""
     fallbacks: tuple[Target, ...]
     breaker: BreakerPolicy = BreakerPolicy()
     physical: bool = False
     """True for a provider's own model name that some credential may ask for."""
+    rule_type: RuleType = RuleType.WEIGHT
+    sticky: Sticky | None = None
+    rules: tuple[Rule, ...] = ()
+    """As declared; empty for a model that no document declares."""
+    weights_only: bool = True
+    """A draw by weight is all there is to the choice between the targets."""
+
+    @property
+    def learns_speed(self) -> bool:
+        """Some rule is chosen by how fast its target has been."""
+        return any(
+            self.rule_type is RuleType.LATENCY
+            or rule.sla is not None
+            or (isinstance(rule.member, VirtualModel) and rule.member.learns_speed)
+            for rule in self.rules
+        )
+
+    @property
+    def learns_caches(self) -> bool:
+        """Some rule is chosen by what it costs, so it matters where a prompt is cached."""
+        return any(
+            self.rule_type is RuleType.COST
+            or (isinstance(rule.member, VirtualModel) and rule.member.learns_caches)
+            for rule in self.rules
+        )
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
@@ -281,12 +322,16 @@ class PolicySnapshot:
     """The floor of clamping: an answer cut shorter than this helps nobody, so the breach action
     runs instead."""
     velocity: LimitIndex[VelocityRule] = field(default_factory=lambda: LimitIndex(()))
+    routed_budgets: frozenset[str] = frozenset()
+    """Ids of budgets whose used share decides about a rule of some virtual model."""
     watches_sessions: bool = False
     """Some velocity rule is per session, so that sessions must be known."""
     kills: tuple[Kill, ...] = ()
     max_waiting: int = 1_000
     """Requests that rules with ``queue_then_429`` let wait in one sidecar. Each is a live stream in
     Envoy, and its body twice in memory (which is bounded apart); more would only grow older."""
-    store: str = "embedded"
+    store: str = EMBEDDED
+    """Where counters are kept: ``embedded`` or an address."""
+    store_namespace: str = DEFAULT_NAMESPACE
     channels: Channels = Channels()
     warnings: tuple[Finding, ...] = ()

@@ -27,6 +27,9 @@ _IMAGE = re.compile(rb'"(?:image|image_url|input_image|document|input_file|file)
 """The types of content that need eyes, in all dialects."""
 _SCHEMA_KEYS = ("response_format", "text", "output_format", "output_config")
 _REASONING_KEYS = ("thinking", "reasoning_effort", "reasoning")
+_TELLING_KEYS = frozenset(("tools", "functions", *_SCHEMA_KEYS, *_REASONING_KEYS))
+"""A request with none of these and no references needs nothing, which most do not."""
+_NOTHING: frozenset[Capability] = frozenset()
 _NO_REASONING = re.compile(rb'"(?:none|disabled)"')
 
 
@@ -34,7 +37,9 @@ def needed_capabilities(request: InferenceRequest) -> frozenset[Capability]:
     """What a model must be able to do to serve the request. In doubt a capability is needed: the
     wrong model would answer with an error, or not see half of the prompt."""
     if request.operation is Operation.EMBEDDINGS:
-        return frozenset()
+        return _NOTHING
+    if not request.input_by_reference and _TELLING_KEYS.isdisjoint(request.body.values):
+        return _NOTHING
     needed = {
         Capability.TOOLS: any(_says_something(request, key) for key in ("tools", "functions")),
         Capability.VISION: _shows_images(request),

@@ -72,25 +72,26 @@ def test_every_translated_operation_and_every_dialect_has_its_module() -> None:
 
 def test_a_chain_without_foreign_targets_is_left_as_it_is() -> None:
     only = chain(GPT)
-    assert without_unsayable(request(logit_bias={"1": 1}), only) is only
+    assert without_unsayable(request(logit_bias={"1": 1}), only) == (only, None)
 
 
 def test_a_target_that_cannot_say_the_request_is_left_out() -> None:
-    found = without_unsayable(request(logit_bias={"1": 1}), chain(CLAUDE, GPT, GEMINI))
-    assert isinstance(found, Chain)
+    asked = request(logit_bias={"1": 1})
+    found, refusal = without_unsayable(asked, chain(CLAUDE, GPT, GEMINI))
+    assert refusal is None
     assert found.targets == (GPT,)
     assert not sayable(request(logit_bias={"1": 1}), CLAUDE)
     assert sayable(request(), CLAUDE)
 
 
 def test_the_refusal_names_the_callers_field_when_nobody_can_say_it() -> None:
-    refusal = without_unsayable(request(logit_bias={"1": 1}), chain(CLAUDE, GEMINI))
+    _, refusal = without_unsayable(request(logit_bias={"1": 1}), chain(CLAUDE, GEMINI))
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.param) == (400, "logit_bias")
 
 
 def test_a_body_that_cannot_be_read_is_refused() -> None:
-    refusal = without_unsayable(request(messages="hi"), chain(CLAUDE))
+    _, refusal = without_unsayable(request(messages="hi"), chain(CLAUDE))
     assert isinstance(refusal, Refusal)
     assert refusal.status == 400
 

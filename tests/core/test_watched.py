@@ -71,3 +71,18 @@ def test_a_limit_is_used_up_when_a_request_does_not_fit_beside_what_is_settled()
     watched.denied([quiet], (0, 0, 0, 0, 20_000, 0))
     assert not watched.take_full(name)
     assert name in watched.names(), "a counter that refuses is worth a look"
+
+
+def test_the_share_of_a_counter_is_that_of_the_last_look_and_goes_with_the_counter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watched_module, "MAX_WATCHED", 1)
+    counters = Watched()
+    counters.seen(("a", "x"), 50)
+    assert counters.used_pct(("a", "x")) == 0  # nobody asked for it
+    counters.remember(("a", "x"))
+    for pct in (50, 40):
+        counters.seen(("a", "x"), pct)
+        assert counters.used_pct(("a", "x")) == pct
+    counters.remember(("b", "x"))
+    assert counters.used_pct(("a", "x")) == 0

@@ -71,4 +71,7 @@ def test_an_error_inside_a_stream(demo: Demo, anthropic_sdk: anthropic.Anthropic
         anthropic_sdk.messages.create(**asked)
     with pytest.raises(anthropic.APIStatusError, match="overloaded"):
         list(anthropic_sdk.messages.create(stream=True, **asked))
-    assert [line["state"] for line in demo.bill(2)] == ["failed", "failed"]
+    assert [(x["state"], x["output_tokens"]) for x in demo.bill(2)] == [
+        ("failed", 0),
+        ("failed", 3),
+    ]

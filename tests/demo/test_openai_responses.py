@@ -85,4 +85,7 @@ def test_an_error_inside_a_stream(demo: Demo, openai_sdk: openai.OpenAI) -> None
     events: Any = list(openai_sdk.responses.create(model="gpt-5", input="hi", stream=True))
     assert events[-1].type == "response.failed"
     assert events[-1].response.error.code == "server_error"
-    assert [line["state"] for line in demo.bill(2)] == ["failed", "failed"]
+    assert [(x["state"], x["output_tokens"]) for x in demo.bill(2)] == [
+        ("failed", 0),
+        ("failed", 3),
+    ]

@@ -17,6 +17,7 @@ from extproc.__main__ import COMMANDS, parser
 from extproc.demo.faults import Faults
 from extproc.demo.provider import DemoProvider
 from extproc.edge.metrics import Metrics
+from extproc.ledger.redis_errors import meaning
 from extproc.policy.compiler import compile_folder
 from extproc.policy.snapshot import PolicySnapshot
 from extproc.values.dialect import OPERATION_BY_PATH
@@ -215,6 +216,15 @@ def test_the_paths_are_those_that_are_served() -> None:
     assert documented == {path for path in OPERATION_BY_PATH if path.startswith("/v1/")}
     others = {path for path in OPERATION_BY_PATH if not path.startswith("/v1/")}
     assert all(path.startswith("/api/llm/api/inference/openai/") for path in others)
+
+
+def test_the_reasons_of_a_closed_store_are_those_of_the_code() -> None:
+    documented = table_names(TEXT["docs/shared-store.md"])
+    for reason in documented:
+        assert f'"{reason}"' in SOURCE, reason
+    messages = ("READONLY", "LOADING", "MISCONF", "OOM", "BUSY", "NOPERM", "MOVED", "NOREPLICAS")
+    reasons = {meaning(message)[0] for message in messages}
+    assert reasons | {"timeout", "connection", "amnesia", "configuration"} <= documented
 
 
 # -- the demo provider ----------------------------------------------------------------------------

@@ -124,6 +124,7 @@ def test_usage_shows_settled_and_reserved_apart_and_is_bounded(
     get, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert get("/usage")[2] == {
+        "store": {"condition": "ok", "reason": "", "detail": "", "undelivered": 0},
         "counters": [], "truncated": False, "open_reservations": 0, "corrections": [],
     }  # fmt: skip
     monkeypatch.setattr(

@@ -157,3 +157,21 @@ def test_a_refusal_because_the_store_is_away_says_so_and_when_to_come_again() ->
     assert answer.status.code == 503
     assert said["retry-after"] == b"1"
     assert said["x-tfy-degraded"] == b"store_unavailable"
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9))
+def test_an_answer_is_timed_from_the_sending_of_its_own_attempt(
+    sent_us: int, first_us: int, rest_us: int
+) -> None:
+    entry = pb.HttpAccessLogEntry()
+    common = entry.common_properties
+    common.time_to_first_upstream_tx_byte.FromMicroseconds(sent_us)
+    common.time_to_first_upstream_rx_byte.FromMicroseconds(sent_us + first_us)
+    common.time_to_last_upstream_rx_byte.FromMicroseconds(sent_us + first_us + rest_us)
+    ended = codec.decode_request_ended(entry, 0, timed=True)
+    if sent_us + first_us + rest_us:
+        assert (ended.first_byte_us, ended.answered_us) == (first_us, first_us + rest_us)
+    untimed = codec.decode_request_ended(entry, 0)
+    assert (untimed.first_byte_us, untimed.answered_us) == (0, 0)
+    never_sent = codec.decode_request_ended(pb.HttpAccessLogEntry(), 0, timed=True)
+    assert (never_sent.first_byte_us, never_sent.answered_us) == (0, 0)

@@ -19,6 +19,7 @@ from extproc.edge.kill_board import (
     Apply,
     KillBoard,
     KillBoardError,
+    Known,
     NoShare,
     Order,
     TooManyKillsError,
@@ -128,7 +129,7 @@ class Share:
         for apply in list(self.watching):
             await apply([order])
 
-    async def watch(self, apply: Apply) -> None:
+    async def watch(self, apply: Apply, known: Known) -> None:
         if self.lost:
             self.lost -= 1
             raise ConnectionError("gone")

@@ -54,7 +54,7 @@ class LaterLedger(MemoryLedger):
 
     def _later(self, answer: Any) -> Any:
         if self.away:
-            raise LedgerUnavailableError
+            raise LedgerUnavailableError("away")
         future: Future[Any] = asyncio.get_running_loop().create_future()
         self.waiting.append((future, answer))
         return future
@@ -138,7 +138,7 @@ def test_counters_that_cannot_be_read_are_a_refusal(later: bool) -> None:
         rig = Rig()
         rig.ledger.away = not later
         rig.ask_budget()
-        await rig.ledger.answer(LedgerUnavailableError())
+        await rig.ledger.answer(LedgerUnavailableError("away"))
         assert rig.code() == "store_unavailable"
         assert rig.sidecar.metrics.refused == {RefusalCode.STORE_UNAVAILABLE: 1}
 

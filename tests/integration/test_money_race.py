@@ -8,11 +8,13 @@ import signal
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from fleet import Body, Fleet
 from gateway import base_policy, chat
+from redis_server import running_redis
 
 CALLERS = 500
 SEEDS = range(int(os.environ.get("TOKENWEIR_SEEDS", "2")))
@@ -73,14 +75,14 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=["embedded"])
-def start_fleet(request: pytest.FixtureRequest, start_gateway):
+@pytest.fixture(params=["embedded", "redis"])
+def start_fleet(request: pytest.FixtureRequest, start_gateway, tmp_path: Path):
     """One gateway with its own store, or three on one Redis."""
-
-    def start(policy: dict[str, str], *arguments: str) -> Fleet:
-        return Fleet([start_gateway(policy, *arguments)])
-
-    return start
+    if request.param == "embedded":
+        yield lambda policy: Fleet([start_gateway(policy)])
+        return
+    with running_redis(tmp_path / "redis", "--appendfsync", "everysec") as server:
+        yield lambda policy: Fleet([start_gateway(policy, "--store", server.url) for _ in range(3)])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -98,6 +100,7 @@ def test_500_callers_never_spend_more_than_the_dollar(start_fleet, kind: str, se
     assert fleet.billed_micro_usd() <= spent <= CEILING_MICRO_USD
     if not leaves:
         _assert_usable(fleet, CEILING_MICRO_USD - spent)
+    fleet.stop()
 
 
 def _files(policy: dict[str, str]) -> dict[str, str]:

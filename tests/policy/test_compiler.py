@@ -100,13 +100,11 @@ REFUSED = {
     "  - {id: v, target: {provider: nobody, model: gpt-4o}}\n",
     "no_weight": "name: v\ntype: gateway-load-balancing-config\nrules:\n"
     "  - {id: v, weight: 0, target: {provider: openai, model: gpt-4o}}\n",
-    "pending_rule_type": "name: v\ntype: gateway-load-balancing-config\nrule_type: latency-based\n"
-    "rules:\n  - {id: v, target: {provider: openai, model: gpt-4o}}\n",
     "literal_secret": "name: g\ntype: gateway-config\nproviders:\n"
     "  x: {dialect: openai, base_url: http://h/v1, credential: sk-secret}\n",
     "bad_url": "name: g\ntype: gateway-config\nproviders:\n"
     "  x: {dialect: openai, base_url: nowhere}\n",
-    "pending_store": "name: g\ntype: gateway-config\nstore: redis://h:1/0\n",
+    "bad_store": "name: g\ntype: gateway-config\nstore: redis://user:secret@h:1/0\n",
     "bad_sha256": "name: g\ntype: gateway-config\ncredentials:\n  - {id: c, sha256: abc}\n",
     "alias": "name: &a x\ntype: gateway-config\n",
     "tag": "name: !!python/object:os.system x\ntype: gateway-config\n",

@@ -36,8 +36,11 @@ class Fleet:
         each gateway tells its own part."""
         return sum(gateway.settled(name, seconds) for gateway in self.gateways)
 
-    def verify(self) -> None:
-        """As ``Gateway.verify``, of all logs together: a shared store has one ceiling for all."""
+    def stop(self) -> None:
+        """Ends all gateways; then their logs together must prove the bound: a shared store has one
+        ceiling for all of them."""
+        for gateway in self.gateways:
+            gateway.stop()
         verified(*(gateway.state / "ledger" for gateway in self.gateways))
 
     def race(self, seed: int, callers: int, body: Body, leaves: float = 0.0) -> Counter[int]:

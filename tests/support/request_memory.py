@@ -23,7 +23,7 @@ from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.edge.allocator import keep_freed_blocks
 from extproc.edge.services import AccessLogService, RequestService, Sidecar
-from extproc.ledger import embedded
+from extproc.ledger import books
 from extproc.ledger.embedded import EmbeddedLedger
 from extproc.ledger.journal import Journal
 from extproc.pb import extproc_pb2 as pb
@@ -113,7 +113,7 @@ def log_message(numbers: range) -> bytes:
 def main() -> None:
     folder, requests = Path(sys.argv[1]), int(sys.argv[2])
     if "small" in sys.argv:
-        embedded.MAX_ENDED = SMALL
+        books.MAX_ENDED = SMALL
         sessions.MAX_KNOWN_SESSIONS = SMALL
         callers.MAX_CALLERS = SMALL
     keep_freed_blocks()

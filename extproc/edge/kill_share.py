@@ -1,0 +1,115 @@
+"""Kills shared over the sidecars' store: a hash of orders, and a mark that each order replaces.
+
+Every sidecar asks for the mark a few times a second, and reads the orders when it is another one.
+On a connection of its own: nothing of this waits behind reservations, or holds them up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from uuid import uuid4
+
+import hiredis
+import msgspec
+
+from extproc.edge.kill_board import MAX_ORDERS, Apply, Known, Order
+from extproc.ledger.port import LedgerUnavailableError
+from extproc.ledger.redis_errors import moved_to
+from extproc.ledger.redis_link import Link, connect
+from extproc.ledger.redis_names import Names
+from extproc.values.store_address import StoreAddress
+
+POLL_S = 0.2
+"""A kill holds everywhere within a second: this, a read, and what a busy loop adds."""
+ANSWER_TIMEOUT_S = 2.0
+"""Nobody waits for a share, and 10,000 orders take longer than a reservation does."""
+MAX_KEPT = 2 * MAX_ORDERS
+"""Orders in the store: as many as a board keeps, and revivals that it has dropped."""
+
+_PUBLISH = f"""
+local kept = redis.call('HGET', KEYS[1], ARGV[1])
+if kept and tonumber(string.match(kept, '^%d+')) >= tonumber(ARGV[2]) then return 0 end
+if not kept and redis.call('HLEN', KEYS[1]) >= {MAX_KEPT} then
+  return redis.error_reply('ERR too many kills are kept')
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
+redis.call('SET', KEYS[2], ARGV[4])
+return 1
+"""
+"""Keeps an order unless a later one about the same value is kept. It tells whether it did."""
+
+
+class RedisKillShare:
+    """The share of the sidecars on one store and namespace. See ``KillShare``."""
+
+    def __init__(self, address: StoreAddress, namespace: str) -> None:
+        self._address = address
+        names = Names(namespace)
+        self._orders, self._mark = names.kills, names.kills_mark
+        self._untold = False
+
+    async def publish(self, order: Order) -> None:
+        """Makes an order known. Raises what ``connect`` and ``Link.ask`` raise; then ``watch``
+        tells it when it can."""
+        self._untold = True
+        link = await self._connected()
+        try:
+            await self._publish(link, order)
+            self._untold = False
+        finally:
+            link.give_up("closed")
+
+    async def watch(self, apply: Apply, known: Known) -> None:
+        """Applies what is kept, and tells what is known here and is not: the store may have lost
+        it. Raises when the store cannot be asked."""
+        link = await self._connected()
+        seen: object = ...
+        try:
+            while True:
+                mark = await link.ask("GET", self._mark, timeout_s=ANSWER_TIMEOUT_S)
+                if mark != seen or self._untold:
+                    self._untold = False
+                    kept = await self._kept(link)
+                    await apply(kept.values())
+                    for order in known():
+                        other = kept.get((order.field, order.value))
+                        if other is None or other.at_ms < order.at_ms:
+                            await self._publish(link, order)
+                    seen = mark
+                await asyncio.sleep(POLL_S)
+        finally:
+            link.give_up("closed")
+
+    async def _kept(self, link: Link) -> dict[tuple[str, str], Order]:
+        words = await link.ask("HVALS", self._orders, timeout_s=ANSWER_TIMEOUT_S)
+        return {(order.field, order.value): order for order in _decoded(words)}
+
+    async def _publish(self, link: Link, order: Order) -> None:
+        name = msgspec.json.encode((order.field, order.value))
+        words = (name, order.at_ms, msgspec.json.encode(order), uuid4().hex)
+        await link.ask(
+            "EVAL", _PUBLISH, 2, self._orders, self._mark, *words, timeout_s=ANSWER_TIMEOUT_S
+        )
+
+    async def _connected(self) -> Link:
+        """A connection to who has the keys. A cluster says who that is."""
+        link = await connect(self._address)
+        try:
+            await link.ask("GET", self._mark, timeout_s=ANSWER_TIMEOUT_S)
+        except (hiredis.ReplyError, LedgerUnavailableError) as error:
+            link.give_up("closed")
+            place = moved_to(str(error))
+            if place is None:
+                raise
+            return await connect(replace(self._address, host=place[0], port=place[1]))
+        return link
+
+
+def _decoded(words: Iterable[bytes]) -> Iterable[Order]:
+    for word in words:
+        # What another version of the gateway keeps there is not for this one.
+        with suppress(msgspec.MsgspecError, UnicodeError):
+            yield msgspec.json.decode(word.partition(b" ")[2], type=Order)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from extproc.demo.strict.schemas import open_object
+
+CLOSED = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+
+def test_closed_schemas_pass() -> None:
+    nested = {**CLOSED, "properties": {"a": {"type": "array", "items": CLOSED}}}
+    assert open_object(nested, all_required=True) is None
+    assert open_object({"anyOf": [{"type": "string"}, CLOSED]}, all_required=True) is None
+
+
+def test_open_objects_are_found_wherever_they_are() -> None:
+    bare = {"type": "object", "properties": {}}
+    assert open_object(bare, all_required=False) == ((), "")
+    for path, schema in (
+        (("properties", "a"), {**CLOSED, "properties": {"a": bare}}),
+        (("items",), {"type": "array", "items": bare}),
+        (("anyOf", "1"), {"anyOf": [CLOSED, bare]}),
+        (("$defs", "x"), {**CLOSED, "$defs": {"x": bare}}),
+    ):
+        found = open_object(schema, all_required=False)
+        assert found is not None
+        assert found.context == path
+
+
+def test_every_property_must_be_required_where_asked() -> None:
+    loose = {**CLOSED, "required": []}
+    assert open_object(loose, all_required=True) == ((), "a")
+    assert open_object(loose, all_required=False) is None
