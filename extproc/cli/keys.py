@@ -58,7 +58,8 @@ def _new(arguments: argparse.Namespace) -> int:
     else:
         print(f"key (shown once): {key}")
         print("add under credentials of a gateway-config:")
-        print(f"  - id: {credential_id}\n    sha256: {digest}")
+        # Quoted: a digest may look like a number, as 0b0d... or 12e4... do.
+        print(f'  - id: {credential_id}\n    sha256: "{digest}"')
     return 0
 
 
