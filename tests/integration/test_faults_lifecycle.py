@@ -268,6 +268,12 @@ def test_F44_idle_clients_cannot_take_the_files_that_others_need(short_of_files:
     assert gateway.child("envoy").pid == envoy.pid
 
 
+def ask_on_many_connections(url: str) -> None:
+    with contextlib.ExitStack() as held:
+        for _ in range(20):
+            held.enter_context(httpx.Client(timeout=0.5)).get(url)
+
+
 def test_F44_a_sidecar_without_files_goes_on_and_recovers(start_gateway) -> None:
     gateway = start_gateway(base_policy(limits=POLICY))
     assert gateway.post().status_code == 200
@@ -281,10 +287,8 @@ def test_F44_a_sidecar_without_files_goes_on_and_recovers(start_gateway) -> None
         while time.monotonic() < deadline:
             assert gateway.post().status_code == 200
         # A few files may have been closed since they were counted: these connections stay.
-        with pytest.raises(httpx.TransportError), contextlib.ExitStack() as held:
-            for _ in range(20):
-                client = held.enter_context(httpx.Client(timeout=0.5))
-                client.get(gateway.console + "/usage")
+        with pytest.raises(httpx.TransportError):
+            ask_on_many_connections(gateway.console + "/usage")
     finally:
         sidecar.rlimit(psutil.RLIMIT_NOFILE, before)
     deadline = time.monotonic() + BACK_S
