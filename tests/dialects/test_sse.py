@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from dialect_streams import cut
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,11 +32,6 @@ EVENTS = [
 def read(pieces: list[bytes]) -> list[ServerSentEvent]:
     reader = SseReader()
     return [event for piece in pieces for event in reader.feed(piece)] + reader.end()
-
-
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    ends = sorted({min(place, len(data)) for place in places})
-    return [data[a:b] for a, b in zip([0, *ends], [*ends, len(data)], strict=True)]
 
 
 def test_every_freedom_of_the_standard_is_read() -> None:

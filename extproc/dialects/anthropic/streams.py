@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -32,14 +31,13 @@ from extproc.dialects.anthropic.answers import (
     written_head,
     written_usage,
 )
-from extproc.dialects.codec import Context, StreamError
+from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Vendor
-from extproc.dialects.sse import ServerSentEvent, SseReader, sse_event
+from extproc.dialects.reading_streams import BROKEN_STATUS, SseStreamReader, ended_early
+from extproc.dialects.sse import sse_event
 from extproc.values.usage import TokenUsage
 
 _ERROR_STATUS = {"overloaded_error": 529, "rate_limit_error": 429}
-_BROKEN_STATUS = 502
-"""Of an error that comes inside a stream, after its 200."""
 _KINDS = {
     "text": PartKind.TEXT,
     "thinking": PartKind.THINKING,
@@ -48,11 +46,13 @@ _KINDS = {
 }
 
 
-class MessageStreamReader:
+class MessageStreamReader(SseStreamReader):
     """One stream of a provider."""
 
+    api = "Anthropic's"
+
     def __init__(self, context: Context) -> None:
-        self._sse = SseReader()
+        super().__init__()
         self._context = context
         self._parts: dict[int, int] = {}
         """Anthropic's index of an open block to ours: blocks of its own tools have none."""
@@ -60,39 +60,15 @@ class MessageStreamReader:
         self._usage: Json = {}
         self._shrunk = False
         self._stopped = False
-        self._over = False
 
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """See ``StreamReader``."""
-        return self._read(self._sse.feed(data))
+    def _body_over(self, events: list[Event]) -> None:
+        if self._stopped:
+            events.append(Ended(self._usage_so_far()))
+        else:
+            events += [*map(PartEnded, self._parts.values()), ended_early()]
 
-    def end(self) -> Sequence[Event]:
-        """See ``StreamReader``."""
-        events: list[Event] = []
-        with suppress(StreamError):  # half an event: the stream was cut inside it
-            events = self._read(self._sse.end())
-        if not self._over:
-            if self._stopped:
-                events.append(Ended(self._usage_so_far()))
-            else:
-                cut = ProviderError(_BROKEN_STATUS, "api", "The provider's stream ended early.")
-                events += [*map(PartEnded, self._parts.values()), Failed(cut)]
-            self._over = True
-        return events
-
-    def _read(self, read: Sequence[ServerSentEvent]) -> list[Event]:
-        events: list[Event] = []
-        for event in read:
-            if self._over:
-                break
-            try:
-                document = orjson.loads(event.data)
-                self._take(document, events)
-            except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-                raise StreamError("an event is none of Anthropic's") from None
-        return events
-
-    def _take(self, event: Json, events: list[Event]) -> None:
+    def _take(self, data: bytes, events: list[Event]) -> None:
+        event = orjson.loads(data)
         kind = event["type"]
         if kind == "content_block_delta":
             self._delta(event["index"], event["delta"], events)
@@ -262,4 +238,4 @@ def _written(kind: str, fields: dict[str, Any]) -> bytes:
 
 def _stream_error(event: Json) -> ProviderError:
     kind = str((event.get("error") or {}).get("type"))
-    return read_error(_ERROR_STATUS.get(kind, _BROKEN_STATUS), orjson.dumps(event))
+    return read_error(_ERROR_STATUS.get(kind, BROKEN_STATUS), orjson.dumps(event))

@@ -11,9 +11,7 @@ from extproc.dialects.answer import (
     Ended,
     Event,
     Failed,
-    PartEnded,
     PartKind,
-    PartStarted,
     ProviderError,
     Signature,
     Started,
@@ -24,10 +22,8 @@ from extproc.dialects.bedrock.answers import stop_of, stream_error, usage_of
 from extproc.dialects.bedrock.event_stream import EventStreamReader, Message
 from extproc.dialects.codec import Context, StreamError
 from extproc.dialects.conversation import Json
+from extproc.dialects.reading_streams import BROKEN_STATUS, MISSHAPEN, PartSequence, ended_early
 from extproc.values.usage import TokenUsage
-
-_BROKEN_STATUS = 502
-"""Of a stream that ends without its end."""
 
 
 class ConverseStreamReader:
@@ -36,8 +32,7 @@ class ConverseStreamReader:
     def __init__(self, context: Context) -> None:
         self._frames = EventStreamReader()
         self._context = context
-        self._part = -1
-        self._open: PartKind | None = None
+        self._parts = PartSequence()
         self._stop: Stop | None = None
         self._usage: TokenUsage | None = None
         self._over = False
@@ -50,7 +45,7 @@ class ConverseStreamReader:
                 break
             try:
                 self._take(message, events)
-            except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+            except MISSHAPEN:
                 raise StreamError("an event is none of ConverseStream") from None
         return events
 
@@ -60,10 +55,9 @@ class ConverseStreamReader:
             return []
         self._over = True
         events: list[Event] = []
-        self._close(events)
+        self._parts.close(events)
         if self._stop is None or not self._frames.between_messages:
-            cut = ProviderError(_BROKEN_STATUS, "api", "The provider's stream ended early.")
-            return [*events, Failed(cut)]
+            return [*events, ended_early()]
         return [*events, Stopped(self._stop, usage=self._usage), Ended(self._usage)]
 
     def _take(self, message: Message, events: list[Event]) -> None:
@@ -77,7 +71,7 @@ class ConverseStreamReader:
             self._over = True
             text = message.headers.get(":error-message", "")
             code = message.headers.get(":error-code", "")
-            events.append(Failed(ProviderError(_BROKEN_STATUS, "api", text, code=code)))
+            events.append(Failed(ProviderError(BROKEN_STATUS, "api", text, code=code)))
             return
         event = orjson.loads(message.payload)
         name = message.headers.get(":event-type")
@@ -88,7 +82,7 @@ class ConverseStreamReader:
         elif name == "contentBlockDelta":
             self._delta(event["delta"], events)
         elif name == "contentBlockStop":
-            self._close(events)
+            self._parts.close(events)
         elif name == "messageStop":
             self._stop = stop_of(event["stopReason"])
         elif name == "metadata":
@@ -98,38 +92,21 @@ class ConverseStreamReader:
         call = start.get("toolUse")
         if call is not None:
             call_id, name = str(call["toolUseId"]), str(call["name"])
-            self._begin(PartStarted(self._part + 1, PartKind.TOOL_CALL, call_id, name), events)
+            self._parts.begin(PartKind.TOOL_CALL, events, call_id, name)
 
     def _delta(self, delta: Json, events: list[Event]) -> None:
         if "text" in delta:
-            self._text(PartKind.TEXT, delta["text"], events)
+            self._parts.text(PartKind.TEXT, delta["text"], events)
         elif "toolUse" in delta:
             if delta["toolUse"]["input"]:
-                events.append(Delta(self._part, delta["toolUse"]["input"]))
+                events.append(Delta(self._parts.number, delta["toolUse"]["input"]))
         elif "reasoningContent" in delta:
             reasoning = delta["reasoningContent"]
             if "redactedContent" in reasoning:
                 data = reasoning["redactedContent"]
-                self._begin(PartStarted(self._part + 1, PartKind.THINKING, redacted=data), events)
+                self._parts.begin(PartKind.THINKING, events, redacted=data)
             elif "signature" in reasoning:
-                self._text(PartKind.THINKING, "", events)
-                events.append(Signature(self._part, reasoning["signature"]))
+                self._parts.text(PartKind.THINKING, "", events)
+                events.append(Signature(self._parts.number, reasoning["signature"]))
             else:
-                self._text(PartKind.THINKING, reasoning["text"], events)
-
-    def _text(self, kind: PartKind, text: str, events: list[Event]) -> None:
-        if self._open is not kind:
-            self._begin(PartStarted(self._part + 1, kind), events)
-        if text:
-            events.append(Delta(self._part, text))
-
-    def _begin(self, started: PartStarted, events: list[Event]) -> None:
-        self._close(events)
-        self._part = started.part
-        self._open = started.kind
-        events.append(started)
-
-    def _close(self, events: list[Event]) -> None:
-        if self._open is not None:
-            events.append(PartEnded(self._part))
-            self._open = None
+                self._parts.text(PartKind.THINKING, reasoning["text"], events)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -33,27 +32,32 @@ from extproc.dialects.openai_chat.answers import (
     usage_of,
     written_usage,
 )
-from extproc.dialects.sse import ServerSentEvent, SseReader, sse_event
+from extproc.dialects.reading_streams import (
+    BROKEN_STATUS,
+    PartSequence,
+    SseStreamReader,
+    ended_early,
+)
+from extproc.dialects.sse import sse_event
 from extproc.values.usage import TokenUsage
 
 _DONE = b"[DONE]"
 _PING = b": ping\n\n"
 """A comment: OpenAI has no ping, and every client skips comments."""
-_ERROR_STATUS = 502
-"""Of an error that a provider reports inside its stream, after its 200."""
 MAX_WAITING_CALLS = 512
 """Tool calls whose pieces came while another was open; parallel calls are a handful."""
 
 
-class ChatStreamReader:
+class ChatStreamReader(SseStreamReader):
     """One stream of a provider."""
 
+    api = "OpenAI's"
+
     def __init__(self, context: Context) -> None:
-        self._sse = SseReader()
+        super().__init__()
         self._context = context
         self._started = False
-        self._part = -1
-        self._open: PartKind | None = None
+        self._parts = PartSequence()
         self._number = -1
         self._call_id = ""
         """The provider's number and id of the tool call that is open."""
@@ -64,39 +68,13 @@ class ChatStreamReader:
         self._usage: TokenUsage | None = None
         self._stop: Stop | None = None
         self._refused = False
-        self._over = False
 
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """See ``StreamReader``."""
-        return self._read(self._sse.feed(data))
-
-    def end(self) -> Sequence[Event]:
-        """See ``StreamReader``."""
-        events: list[Event] = []
-        with suppress(StreamError):  # half an event: the stream was cut inside it
-            events = self._read(self._sse.end())
-        if not self._over:
-            self._finish(events)
-        return events
-
-    def _read(self, read: Sequence[ServerSentEvent]) -> list[Event]:
-        events: list[Event] = []
-        for event in read:
-            if self._over:
-                break
-            if event.data == _DONE:
-                self._finish(events)
-            else:
-                self._chunk(event.data, events)
-        return events
-
-    def _chunk(self, data: bytes, events: list[Event]) -> None:
-        try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            raise StreamError("an event is not JSON") from None
-        if not isinstance(chunk, dict):
-            raise StreamError("an event is no chunk")
+    def _take(self, data: bytes, events: list[Event]) -> None:
+        if data == _DONE:
+            self._over = True
+            self._body_over(events)
+            return
+        chunk = orjson.loads(data)
         if isinstance(chunk.get("error"), dict):
             events.append(Failed(_stream_error(chunk["error"])))
             self._over = True
@@ -140,17 +118,16 @@ class ChatStreamReader:
     def _text(
         self, kind: PartKind, text: str, logprobs: tuple[Json, ...], events: list[Event]
     ) -> None:
-        if self._open is not kind:
-            self._refused |= kind is PartKind.REFUSED
-            self._begin(PartStarted(self._part + 1, kind), events)
-        events.append(Delta(self._part, text, logprobs if kind is PartKind.TEXT else ()))
+        self._refused |= kind is PartKind.REFUSED
+        self._parts.go_on(kind, events)
+        events.append(Delta(self._parts.number, text, logprobs if kind is PartKind.TEXT else ()))
 
     def _tool_call(self, call: Json, events: list[Event]) -> None:
         """Pieces of one call after the other, which is how nearly all providers send them; where
         they interleave, a call waits until the arguments of the open one are whole."""
         number = call.get("index", 0)
         call_id = call.get("id") or ""
-        in_call = self._open is PartKind.TOOL_CALL
+        in_call = self._parts.open is PartKind.TOOL_CALL
         if number == self._number and in_call and call_id in ("", self._call_id):
             self._arguments(call, events)
         elif call_id and number not in self._waiting and not (in_call and self._incomplete()):
@@ -165,8 +142,7 @@ class ChatStreamReader:
     def _begin_call(self, number: int, call: Json, events: list[Event]) -> None:
         self._number, self._call_id = number, str(call.get("id") or "")
         name = str((call.get("function") or {}).get("name") or "")
-        started = PartStarted(self._part + 1, PartKind.TOOL_CALL, self._call_id, name)
-        self._begin(started, events)
+        self._parts.begin(PartKind.TOOL_CALL, events, self._call_id, name)
         self._written = ""
         self._arguments(call, events)
 
@@ -191,28 +167,15 @@ class ChatStreamReader:
         text = (call.get("function") or {}).get("arguments")
         if text:
             self._written += text
-            events.append(Delta(self._part, text))
+            events.append(Delta(self._parts.number, text))
 
-    def _begin(self, started: PartStarted, events: list[Event]) -> None:
-        self._close(events)
-        self._part = started.part
-        self._open = started.kind
-        events.append(started)
-
-    def _close(self, events: list[Event]) -> None:
-        if self._open is not None:
-            events.append(PartEnded(self._part))
-            self._open = None
-
-    def _finish(self, events: list[Event]) -> None:
-        self._over = True
+    def _body_over(self, events: list[Event]) -> None:
         while self._waiting:
             self._next_call(events)
-        self._close(events)
+        self._parts.close(events)
         if self._stop is None:
             # Cut: no reason was given and no [DONE] came with one. The caller is told, not lied to.
-            cut = ProviderError(_ERROR_STATUS, "api", "The provider's stream ended early.")
-            events.append(Failed(cut))
+            events.append(ended_early())
             return
         # OpenAI ends a refusal with a plain "stop".
         refused = self._refused and self._stop is Stop.END
@@ -304,7 +267,7 @@ class ChatStreamWriter:
 
 def _stream_error(error: Json) -> ProviderError:
     code = error.get("code")
-    status = code if type(code) is int and 400 <= code < 600 else _ERROR_STATUS
+    status = code if type(code) is int and 400 <= code < 600 else BROKEN_STATUS
     return ProviderError(
         status,
         "api",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import orjson
 
@@ -22,7 +21,7 @@ from extproc.dialects.answer import (
     Stop,
     Stopped,
 )
-from extproc.dialects.codec import Context, StreamError
+from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Part, Refused, Text, Thinking, ToolCall, Vendor
 from extproc.dialects.openai_responses.answers import (
     answer_of,
@@ -33,13 +32,18 @@ from extproc.dialects.openai_responses.answers import (
     written_item,
 )
 from extproc.dialects.openai_responses.items import thinking_of
-from extproc.dialects.sse import ServerSentEvent, SseReader, sse_event
+from extproc.dialects.reading_streams import (
+    BROKEN_STATUS,
+    PartSequence,
+    SseStreamReader,
+    ended_early,
+)
+from extproc.dialects.sse import sse_event
 from extproc.values.usage import TokenUsage
 
-_BROKEN_STATUS = 502
-"""Of an error that comes inside a stream, after its 200."""
 _PING = b": ping\n\n"
 """A comment: OpenAI has no ping, and every client skips comments."""
+_SUMMARY_GOES_ON = "response.reasoning_summary_part.added"
 _ENDS = ("response.completed", "response.incomplete")
 _DELTAS = {
     "response.output_text.delta": PartKind.TEXT,
@@ -50,49 +54,26 @@ _DELTAS = {
 }
 
 
-class ResponseStreamReader:
+class ResponseStreamReader(SseStreamReader):
     """One stream of a provider. Items come one after the other."""
 
+    api = "the Responses API"
+
     def __init__(self, context: Context) -> None:
-        self._sse = SseReader()
+        super().__init__()
         self._context = context
-        self._part = -1
-        self._open: PartKind | None = None
-        self._over = False
+        self._parts = PartSequence()
 
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """See ``StreamReader``."""
-        return self._read(self._sse.feed(data))
+    def _body_over(self, events: list[Event]) -> None:
+        self._parts.close(events)
+        events.append(ended_early())
 
-    def end(self) -> Sequence[Event]:
-        """See ``StreamReader``."""
-        events: list[Event] = []
-        with suppress(StreamError):  # half an event: the stream was cut inside it
-            events = self._read(self._sse.end())
-        if not self._over:
-            self._over = True
-            self._close(events)
-            cut = ProviderError(_BROKEN_STATUS, "api", "The provider's stream ended early.")
-            events.append(Failed(cut))
-        return events
-
-    def _read(self, read: Sequence[ServerSentEvent]) -> list[Event]:
-        events: list[Event] = []
-        for event in read:
-            if self._over:
-                break
-            try:
-                document = orjson.loads(event.data)
-                self._take(document, events)
-            except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-                raise StreamError("an event is none of the Responses API") from None
-        return events
-
-    def _take(self, event: Json, events: list[Event]) -> None:
+    def _take(self, data: bytes, events: list[Event]) -> None:
+        event = orjson.loads(data)
         kind = event["type"]
         delta = _DELTAS.get(kind)
         if delta is not None:
-            self._delta(delta, event["delta"], events)
+            self._parts.text(delta, event["delta"], events)
         elif kind == "response.created":
             response = event["response"]
             created = response.get("created_at")
@@ -103,50 +84,34 @@ class ResponseStreamReader:
             item = event["item"]
             if item["type"] == "function_call":
                 call_id, name = str(item["call_id"]), str(item["name"])
-                part = self._part + 1
-                self._begin(PartStarted(part, PartKind.TOOL_CALL, call_id, name), events)
-        elif kind == "response.reasoning_summary_part.added" and self._open is PartKind.THINKING:
-            self._delta(PartKind.THINKING, "\n\n", events)
+                self._parts.begin(PartKind.TOOL_CALL, events, call_id, name)
+        elif (
+            kind == "response.reasoning_summary_part.added"
+            and self._parts.open is PartKind.THINKING
+        ):
+            self._parts.text(PartKind.THINKING, "\n\n", events)
         elif kind == "response.output_item.done":
             self._item_done(event["item"], events)
         elif kind in _ENDS:
             self._finish(event["response"], events)
         elif kind in ("response.failed", "error"):
             self._over = True
-            self._close(events)
+            self._parts.close(events)
             events.append(Failed(_stream_error(event)))
-
-    def _delta(self, kind: PartKind, text: str, events: list[Event]) -> None:
-        if self._open is not kind:
-            self._begin(PartStarted(self._part + 1, kind), events)
-        if text:
-            events.append(Delta(self._part, text))
 
     def _item_done(self, item: Json, events: list[Event]) -> None:
         encrypted = item.get("encrypted_content") if item["type"] == "reasoning" else None
         if encrypted:
             thinking = thinking_of("", encrypted, str(item.get("id") or ""))
-            if self._open is not PartKind.THINKING:
-                self._begin(PartStarted(self._part + 1, PartKind.THINKING), events)
-            events.append(Signature(self._part, thinking.signature))
-        self._close(events)
+            self._parts.go_on(PartKind.THINKING, events)
+            events.append(Signature(self._parts.number, thinking.signature))
+        self._parts.close(events)
 
     def _finish(self, response: Json, events: list[Event]) -> None:
         self._over = True
-        self._close(events)
+        self._parts.close(events)
         answer = answer_of(response, self._context)
         events += (Stopped(answer.stop, usage=answer.usage), Ended(answer.usage))
-
-    def _begin(self, started: PartStarted, events: list[Event]) -> None:
-        self._close(events)
-        self._part = started.part
-        self._open = started.kind
-        events.append(started)
-
-    def _close(self, events: list[Event]) -> None:
-        if self._open is not None:
-            events.append(PartEnded(self._part))
-            self._open = None
 
 
 class ResponseStreamWriter:
@@ -293,4 +258,4 @@ def _stream_error(event: Json) -> ProviderError:
     error = (event.get("response") or {}).get("error") or event.get("error") or event
     code = str(error.get("code") or "")
     kind = "rate_limit" if code == "rate_limit_exceeded" else "api"
-    return ProviderError(_BROKEN_STATUS, kind, str(error.get("message") or ""), code=code)
+    return ProviderError(BROKEN_STATUS, kind, str(error.get("message") or ""), code=code)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from anthropic.types import RawMessageStreamEvent
+from dialect_streams import cut, read_all
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -112,9 +113,7 @@ EVENTS: list[Event] = [
 
 
 def read(*pieces: bytes) -> list[Event]:
-    reader = MessageStreamReader(CONTEXT)
-    events = [event for piece in pieces for event in reader.feed(piece)]
-    return events + list(reader.end())
+    return read_all(MessageStreamReader(CONTEXT), pieces)
 
 
 def test_a_whole_stream_in_order() -> None:
@@ -123,9 +122,7 @@ def test_a_whole_stream_in_order() -> None:
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_F50_the_cut_changes_nothing(places: list[int]) -> None:
-    ends = sorted(set(places))
-    pieces = [STREAM[a:b] for a, b in zip([0, *ends], [*ends, len(STREAM)], strict=True)]
-    assert read(*pieces) == EVENTS
+    assert read(*cut(STREAM, places)) == EVENTS
 
 
 def test_a_stream_that_is_cut_says_so() -> None:

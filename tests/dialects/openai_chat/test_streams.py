@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from dialect_streams import cut, read_all
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
@@ -86,9 +87,7 @@ EVENTS: list[Event] = [
 
 
 def read(*pieces: bytes) -> list[Event]:
-    reader = ChatStreamReader(CONTEXT)
-    events = [event for piece in pieces for event in reader.feed(piece)]
-    return events + list(reader.end())
+    return read_all(ChatStreamReader(CONTEXT), pieces)
 
 
 def test_a_whole_stream_in_order() -> None:
@@ -97,9 +96,7 @@ def test_a_whole_stream_in_order() -> None:
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_F50_the_cut_changes_nothing(places: list[int]) -> None:
-    ends = sorted(set(places))
-    pieces = [STREAM[a:b] for a, b in zip([0, *ends], [*ends, len(STREAM)], strict=True)]
-    assert read(*pieces) == EVENTS
+    assert read(*cut(STREAM, places)) == EVENTS
 
 
 def test_interleaved_calls_are_told_one_after_the_other() -> None:
@@ -145,7 +142,17 @@ def test_an_error_inside_the_stream_ends_it() -> None:
     assert events[-1] == Failed(ProviderError(503, "api", "busy", "", "503"))
 
 
-@pytest.mark.parametrize("data", [b"data: {\n\n", b"data: 7\n\n"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"data: {\n\n",
+        b"data: 7\n\n",
+        b'data: {"choices": 7}\n\n',
+        b'data: {"choices": [5]}\n\n',
+        b'data: {"choices": [{"delta": "x"}]}\n\n',
+        chunk({"tool_calls": [{"index": 0, "id": "c", "function": {"arguments": {"a": 1}}}]}),
+    ],
+)
 def test_what_is_no_chunk_is_no_stream(data: bytes) -> None:
     with pytest.raises(StreamError):
         read(data)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from dialect_streams import cut, read_all
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
@@ -58,9 +59,7 @@ STREAM = ResponseStreamWriter(CONTEXT, Vendor.OPENAI).write(EVENTS)
 
 
 def read(*pieces: bytes) -> list[Event]:
-    reader = ResponseStreamReader(CONTEXT)
-    events = [event for piece in pieces for event in reader.feed(piece)]
-    return events + list(reader.end())
+    return read_all(ResponseStreamReader(CONTEXT), pieces)
 
 
 def told(data: bytes) -> list[dict[str, Any]]:
@@ -97,9 +96,7 @@ def test_what_is_written_is_read_again() -> None:
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_F50_the_cut_changes_nothing(places: list[int]) -> None:
-    ends = sorted(set(places))
-    pieces = [STREAM[a:b] for a, b in zip([0, *ends], [*ends, len(STREAM)], strict=True)]
-    assert read(*pieces) == EVENTS
+    assert read(*cut(STREAM, places)) == EVENTS
 
 
 def test_thoughts_of_another_vendor_come_back_to_it() -> None:
