@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -18,10 +17,16 @@ from extproc.dialects.conversation import (
     ToolCall,
     Vendor,
 )
+from extproc.dialects.provider_error import (
+    MAX_MESSAGE_CHARACTERS,
+    error_in,
+    in_plain_words,
+    kind_of_status,
+)
+from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
-from extproc.wire.usage import usage_from_object
 
 STOP_REASON = {
     Stop.END: "end_turn",
@@ -56,19 +61,6 @@ _KIND = {
     "overloaded_error": "overloaded",
     "timeout_error": "timeout",
 }
-_KIND_BY_STATUS = {
-    401: "authentication",
-    403: "permission",
-    404: "not_found",
-    408: "timeout",
-    413: "too_large",
-    429: "rate_limit",
-    503: "overloaded",
-    504: "timeout",
-    529: "overloaded",
-}
-MAX_MESSAGE_CHARACTERS = 4_000
-"""Of a provider's error that is passed on; an HTML page is cut here."""
 
 
 def stop_of(reason: object) -> Stop:
@@ -109,8 +101,7 @@ def part_of(block: Json) -> Part | None:
 
 def usage_of(usage: object) -> TokenUsage | None:
     """Token counts as the provider reports them; None when it reports none that can be read."""
-    reported = usage_from_object(Operation.MESSAGES, usage)
-    return None if reported is None or reported.suspect else reported.usage
+    return reported_usage(Operation.MESSAGES, usage)
 
 
 def write_answer(answer: Answer, context: Context) -> bytes:
@@ -182,14 +173,10 @@ def written_usage(usage: TokenUsage) -> Json:
 
 def read_error(status: int, body: bytes) -> ProviderError:
     """Whatever came is some error; the provider's words are kept."""
-    error: Any = None
-    with suppress(orjson.JSONDecodeError, AttributeError):
-        error = orjson.loads(body).get("error")
-    default = "api" if status >= 500 else "invalid_request"
-    kind = _KIND_BY_STATUS.get(status, default)
+    error = error_in(body)
+    kind = kind_of_status(status)
     if not isinstance(error, dict):
-        text = error if isinstance(error, str) else body.decode("utf-8", "replace")
-        return ProviderError(status, kind, text[:MAX_MESSAGE_CHARACTERS])
+        return in_plain_words(status, kind, error, body)
     message = str(error.get("message") or "")[:MAX_MESSAGE_CHARACTERS]
     code = str(error.get("type") or "")
     kind = _KIND.get(code, kind)

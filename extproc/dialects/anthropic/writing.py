@@ -23,20 +23,16 @@ from extproc.dialects.conversation import (
 )
 from extproc.dialects.thinking import MIN_BUDGET_TOKENS, budget_of, in_unsigned_tool_use
 from extproc.dialects.turns import arguments_object
+from extproc.dialects.unsayable import refuse_openais_own
 
 DEFAULT_MAX_TOKENS = 4_096
 """Anthropic must be told a maximum. The gateway injects one wherever money is counted."""
 _MODES = {"auto": "auto", "required": "any", "none": "none", "named": "tool"}
-_UNKNOWN_FIELDS = (
-    ("presence_penalty", 0),
-    ("frequency_penalty", 0),
-    ("top_logprobs", 0),
-)
 
 
 def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequest:
     """Raises ``UntranslatableError``."""
-    _refuse_the_unsayable(conversation)
+    refuse_openais_own(conversation, "Anthropic")
     dropped = list(conversation.dropped)
     maximum = conversation.max_output_tokens or facts.max_output_tokens or DEFAULT_MAX_TOKENS
     document: Json = {"model": facts.model, "max_tokens": maximum}
@@ -71,22 +67,6 @@ def _messages(conversation: Conversation) -> list[Json]:
         if blocks:
             messages.append({"role": str(turn.role), "content": blocks})
     return messages
-
-
-def _refuse_the_unsayable(conversation: Conversation) -> None:
-    for key in conversation.extra:
-        raise UntranslatableError(key, "the provider's API has no such field")
-    for key, plain in _UNKNOWN_FIELDS:
-        if getattr(conversation, key) not in (None, plain):
-            raise UntranslatableError(key, "Anthropic's API has no such field")
-    if conversation.choices > 1:
-        raise UntranslatableError("n", "Anthropic gives one answer at a time")
-    if conversation.logprobs:
-        raise UntranslatableError("logprobs", "Anthropic gives none")
-    if conversation.logit_bias:
-        raise UntranslatableError("logit_bias", "Anthropic's API has no such field")
-    if conversation.temperature is not None and conversation.temperature > 1:
-        raise UntranslatableError("temperature", "Anthropic's is from 0 to 1")
 
 
 def _text(text: Text) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import orjson
@@ -10,9 +11,10 @@ import orjson
 from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Part, Text, Thinking, ToolCall, Vendor
+from extproc.dialects.provider_error import MAX_MESSAGE_CHARACTERS, in_plain_words
+from extproc.dialects.usage import token_count
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
-from extproc.wire.usage import MAX_PLAUSIBLE_TOKENS
 
 _STOP = {
     "end_turn": Stop.END,
@@ -41,8 +43,6 @@ _EXCEPTIONS = {
 }
 """By the exception's name in lower case: what it means, and its status where a stream has none."""
 _KIND_BY_STATUS = {401: "authentication", 403: "permission", 404: "not_found", 429: "rate_limit"}
-MAX_MESSAGE_CHARACTERS = 4_000
-"""Of a provider's error that is passed on; an HTML page is cut here."""
 
 
 def stop_of(reason: object) -> Stop:
@@ -84,18 +84,20 @@ def usage_of(usage: object) -> TokenUsage | None:
     a count is no count."""
     if not isinstance(usage, dict):
         return None
-
-    def count(key: str) -> int:
-        value = usage.get(key, 0)
-        if type(value) is not int or not 0 <= value <= MAX_PLAUSIBLE_TOKENS:
-            raise ValueError(key)
-        return value
-
+    count = partial(token_count, usage)
     try:
-        cached, written = count("cacheReadInputTokens"), count("cacheWriteInputTokens")
+        cached, written = (
+            count("cacheReadInputTokens"),
+            count("cacheWriteInputTokens"),
+        )
         prompt = count("inputTokens") + cached + written
         return TokenUsage(
-            prompt, count("outputTokens"), cached, written, 0, _written_1h(usage, written)
+            prompt,
+            count("outputTokens"),
+            cached,
+            written,
+            0,
+            _written_1h(usage, written),
         )
     except ValueError:
         return None
@@ -117,7 +119,7 @@ def read_error(status: int, body: bytes) -> ProviderError:
         document = orjson.loads(body)
     kind = _KIND_BY_STATUS.get(status, "api" if status >= 500 else "invalid_request")
     if not isinstance(document, dict):
-        return ProviderError(status, kind, body.decode("utf-8", "replace")[:MAX_MESSAGE_CHARACTERS])
+        return in_plain_words(status, kind, None, body)
     message = str(document.get("message") or document.get("Message") or "")
     code = str(document.get("__type") or "").rpartition("#")[2]
     _, kind = _EXCEPTIONS.get(code.lower(), (status, kind))

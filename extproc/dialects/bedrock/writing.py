@@ -29,6 +29,7 @@ from extproc.dialects.conversation import (
 )
 from extproc.dialects.thinking import MIN_BUDGET_TOKENS, budget_of, in_unsigned_tool_use
 from extproc.dialects.turns import arguments_object
+from extproc.dialects.unsayable import refuse_openais_own
 
 _CLAUDE = re.compile(r"(?:.*[./])?claude-")
 _IMAGE_FORMATS = {
@@ -51,16 +52,11 @@ _DOCUMENT_FORMATS = {
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9 \-()\[\]]+")
 """Bedrock refuses other characters in a document's name."""
 MAX_NAME_CHARACTERS = 200
-_UNSAYABLE = (
-    ("top_logprobs", 0),
-    ("presence_penalty", 0),
-    ("frequency_penalty", 0),
-)
 
 
 def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequest:
     """Raises ``UntranslatableError``."""
-    _refuse_the_unsayable(conversation)
+    refuse_openais_own(conversation, "Bedrock")
     dropped = list(conversation.dropped)
     document: Json = {"messages": _messages(conversation)}
     if conversation.system:
@@ -98,22 +94,6 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
     method = "converse-stream" if conversation.stream else "converse"
     path = f"{facts.base_path}/model/{quote(facts.model, safe='')}/{method}"
     return WrittenRequest(path, orjson.dumps(document), dropped=tuple(dropped))
-
-
-def _refuse_the_unsayable(conversation: Conversation) -> None:
-    for key in conversation.extra:
-        raise UntranslatableError(key, "the provider's API has no such field")
-    for key, plain in _UNSAYABLE:
-        if getattr(conversation, key) not in (None, plain):
-            raise UntranslatableError(key, "Bedrock's API has no such field")
-    if conversation.choices > 1:
-        raise UntranslatableError("n", "Bedrock gives one answer at a time")
-    if conversation.logprobs:
-        raise UntranslatableError("logprobs", "Bedrock gives none")
-    if conversation.logit_bias:
-        raise UntranslatableError("logit_bias", "Bedrock's API has no such field")
-    if conversation.temperature is not None and conversation.temperature > 1:
-        raise UntranslatableError("temperature", "Bedrock's is from 0 to 1")
 
 
 def _marked(blocks: list[Json], cache: CacheMark | None) -> list[Json]:

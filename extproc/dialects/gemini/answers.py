@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import orjson
@@ -18,10 +19,11 @@ from extproc.dialects.conversation import (
     ToolCall,
     Vendor,
 )
+from extproc.dialects.provider_error import MAX_MESSAGE_CHARACTERS, in_plain_words
 from extproc.dialects.turns import signed_call_id
+from extproc.dialects.usage import token_count
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
-from extproc.wire.usage import MAX_PLAUSIBLE_TOKENS
 
 _STOP = {
     "STOP": Stop.END,
@@ -46,8 +48,6 @@ _KIND = {
     "DEADLINE_EXCEEDED": "timeout",
 }
 _KIND_BY_STATUS = {401: "authentication", 403: "permission", 404: "not_found", 429: "rate_limit"}
-MAX_MESSAGE_CHARACTERS = 4_000
-"""Of a provider's error that is passed on; an HTML page is cut here."""
 
 
 def read_answer(body: bytes, context: Context) -> Answer:
@@ -116,16 +116,10 @@ def usage_of(usage: object) -> TokenUsage | None:
     """Token counts; thoughts are output, and billed as output. None where a count is no count."""
     if not isinstance(usage, dict):
         return None
-
-    def count(key: str) -> int:
-        value = usage.get(key, 0)
-        if type(value) is not int or not 0 <= value <= MAX_PLAUSIBLE_TOKENS:
-            raise ValueError(key)
-        return value
-
+    count = partial(token_count, usage)
     try:
         thoughts = count("thoughtsTokenCount")
-        prompt = count("promptTokenCount") + count("toolUsePromptTokenCount")
+        prompt = count("promptTokenCount") + token_count(usage, "toolUsePromptTokenCount")
         output = count("candidatesTokenCount") + thoughts
         cached = min(count("cachedContentTokenCount"), prompt)
     except ValueError:
@@ -142,8 +136,7 @@ def read_error(status: int, body: bytes) -> ProviderError:
         error = (document[0] if isinstance(document, list) else document).get("error")
     kind = _KIND_BY_STATUS.get(status, "api" if status >= 500 else "invalid_request")
     if not isinstance(error, dict):
-        text = error if isinstance(error, str) else body.decode("utf-8", "replace")
-        return ProviderError(status, kind, text[:MAX_MESSAGE_CHARACTERS])
+        return in_plain_words(status, kind, error, body)
     message = str(error.get("message") or "")[:MAX_MESSAGE_CHARACTERS]
     code = str(error.get("status") or "")
     kind = _KIND.get(code, kind)

@@ -28,6 +28,7 @@ from extproc.dialects.conversation import (
     Vendor,
 )
 from extproc.dialects.turns import arguments_object
+from extproc.dialects.unsayable import refuse_extra
 
 MAX_STOPS = 5
 """Google's own bound on stop sequences."""
@@ -46,8 +47,7 @@ _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY", "named": "ANY"}
 
 def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequest:
     """Raises ``UntranslatableError``."""
-    for key in conversation.extra:
-        raise UntranslatableError(key, "the provider's API has no such field")
+    refuse_extra(conversation)
     if conversation.logit_bias:
         raise UntranslatableError("logit_bias", "Google's API has no such field")
     document: Json = {"contents": _contents(conversation, facts)}

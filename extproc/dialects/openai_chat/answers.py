@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import Any
-
 import orjson
 
 from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.provider_error import (
+    MAX_MESSAGE_CHARACTERS,
+    error_in,
+    in_plain_words,
+    kind_of_status,
+)
+from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
-from extproc.wire.usage import usage_from_object
 
 FINISH_REASON = {
     Stop.END: "stop",
@@ -39,20 +42,6 @@ _ERROR_TYPE = {
     "timeout": "server_error",
     "api": "server_error",
 }
-_KIND_BY_STATUS = {
-    400: "invalid_request",
-    401: "authentication",
-    403: "permission",
-    404: "not_found",
-    408: "timeout",
-    413: "too_large",
-    429: "rate_limit",
-    503: "overloaded",
-    504: "timeout",
-    529: "overloaded",
-}
-MAX_MESSAGE_CHARACTERS = 4_000
-"""Of a provider's error that is passed on; an HTML page is cut here."""
 
 
 def stop_of(finish_reason: object) -> Stop:
@@ -103,8 +92,7 @@ def _choice(choice: Json) -> tuple[list[Part], Stop, list[Json]]:
 
 def usage_of(usage: object) -> TokenUsage | None:
     """Token counts as the provider reports them; None when it reports none that can be read."""
-    reported = usage_from_object(Operation.CHAT_COMPLETIONS, usage)
-    return None if reported is None or reported.suspect else reported.usage
+    return reported_usage(Operation.CHAT_COMPLETIONS, usage)
 
 
 def write_answer(answer: Answer, context: Context) -> bytes:
@@ -177,13 +165,10 @@ def written_usage(usage: TokenUsage) -> Json:
 
 def read_error(status: int, body: bytes) -> ProviderError:
     """Whatever came is some error; the provider's words are kept."""
-    error: Any = None
-    with suppress(orjson.JSONDecodeError, AttributeError):
-        error = orjson.loads(body).get("error")
+    error = error_in(body)
     kind = kind_of_status(status)
     if not isinstance(error, dict):
-        text = error if isinstance(error, str) else body.decode("utf-8", "replace")
-        return ProviderError(status, kind, text[:MAX_MESSAGE_CHARACTERS])
+        return in_plain_words(status, kind, error, body)
     code = str(error.get("code") or "")
     if code == "context_length_exceeded":
         kind = "context_length"
@@ -196,11 +181,6 @@ def read_error(status: int, body: bytes) -> ProviderError:
         str(error.get("param") or ""),
         code or str(error.get("type") or ""),
     )
-
-
-def kind_of_status(status: int) -> str:
-    """What an HTTP status means where the body does not say more."""
-    return _KIND_BY_STATUS.get(status, "api" if status >= 500 else "invalid_request")
 
 
 def error_document(error: ProviderError) -> Json:

@@ -27,6 +27,7 @@ from extproc.dialects.conversation import (
     UntranslatableError,
 )
 from extproc.dialects.thinking import effort_of
+from extproc.dialects.unsayable import refuse_extra
 
 MAX_STOPS = 4
 """OpenAI's own bound on stop sequences."""
@@ -37,8 +38,7 @@ _AUDIO_FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
 
 def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequest:
     """Raises ``UntranslatableError``."""
-    for key in conversation.extra:
-        raise UntranslatableError(key, "the provider's API has no such field")
+    refuse_extra(conversation)
     if conversation.top_k is not None:
         raise UntranslatableError("top_k", "OpenAI's API has no such field")
     document: Json = {"model": facts.model, "messages": _messages(conversation)}

@@ -10,10 +10,10 @@ from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Part, Refused, Text, Thinking, ToolCall
 from extproc.dialects.openai_responses.items import encrypted_content, thinking_of
+from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
-from extproc.wire.usage import usage_from_object
 
 _INCOMPLETE = {
     Stop.MAX_TOKENS: "max_output_tokens",
@@ -88,8 +88,7 @@ def stop_of(document: Json, parts: list[Part]) -> Stop:
 
 def usage_of(usage: object) -> TokenUsage | None:
     """Token counts as the provider reports them; None when it reports none that can be read."""
-    reported = usage_from_object(Operation.RESPONSES, usage)
-    return None if reported is None else reported.usage
+    return reported_usage(Operation.RESPONSES, usage)
 
 
 def write_answer(answer: Answer, context: Context) -> bytes:

@@ -25,14 +25,14 @@ from extproc.dialects.conversation import (
 )
 from extproc.dialects.openai_chat.writing import REASONING_MODEL, data_url
 from extproc.dialects.thinking import effort_of
+from extproc.dialects.unsayable import refuse_extra
 
 _UNSAYABLE = ("top_k", "seed", "presence_penalty", "frequency_penalty")
 
 
 def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequest:
     """Raises ``UntranslatableError``. Nothing is stored at OpenAI."""
-    for key in conversation.extra:
-        raise UntranslatableError(key, "the provider's API has no such field")
+    refuse_extra(conversation)
     dropped = list(conversation.dropped)
     _refuse_the_unsayable(conversation, dropped)
     document: Json = {"model": facts.model, "store": False, "input": _input(conversation)}

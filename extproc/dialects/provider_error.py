@@ -1,0 +1,42 @@
+"""Errors of providers: what is the same whatever shape they come in."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from extproc.dialects.answer import ProviderError
+
+MAX_MESSAGE_CHARACTERS = 4_000
+"""Of a provider's error that is passed on; an HTML page is cut here."""
+_KIND_BY_STATUS = {
+    401: "authentication",
+    403: "permission",
+    404: "not_found",
+    408: "timeout",
+    413: "too_large",
+    429: "rate_limit",
+    503: "overloaded",
+    504: "timeout",
+    529: "overloaded",
+}
+
+
+def kind_of_status(status: int) -> str:
+    """What an HTTP status means where the body does not say more."""
+    return _KIND_BY_STATUS.get(status, "api" if status >= 500 else "invalid_request")
+
+
+def error_in(body: bytes) -> Any:
+    """What a JSON object has as its ``error``; None for anything else."""
+    with suppress(orjson.JSONDecodeError, AttributeError):
+        return orjson.loads(body).get("error")
+    return None
+
+
+def in_plain_words(status: int, kind: str, error: object, body: bytes) -> ProviderError:
+    """An error that is no object: its text, or the whole body as it came."""
+    text = error if isinstance(error, str) else body.decode("utf-8", "replace")
+    return ProviderError(status, kind, text[:MAX_MESSAGE_CHARACTERS])
