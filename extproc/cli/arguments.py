@@ -56,3 +56,17 @@ def mode(text: str) -> int:
     if not 0 <= bits <= 0o777:
         raise argparse.ArgumentTypeError(f"{text!r} is not an octal file mode such as 660")
     return bits
+
+
+def add_store_and_transport(parser: argparse.ArgumentParser) -> None:
+    """Where counters are kept, and how Envoy asks: the same for whoever starts a sidecar."""
+    parser.add_argument(
+        "--store",
+        type=store,
+        default=None,
+        metavar="STORE",
+        help="embedded or redis://HOST:PORT/DB; wins over the policy's store",
+    )
+    parser.add_argument(
+        "--transport", choices=("lean", "grpcio"), default="lean", help="Envoy to sidecar (lean)"
+    )

@@ -12,7 +12,7 @@ import orjson
 import uvloop
 
 from extproc.cli.addresses import address
-from extproc.cli.arguments import mode, policy_folder, store
+from extproc.cli.arguments import add_store_and_transport, mode, policy_folder
 from extproc.cli.findings import say_refused
 from extproc.edge.kill_board import KillBoardError
 from extproc.edge.sidecar_process import PolicyRefusedError, SidecarSettings, run_sidecar
@@ -62,14 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="health, metrics, policy and usage (127.0.0.1:8090)",
     )
-    add(
-        "--store",
-        type=store,
-        default=None,
-        metavar="STORE",
-        help="embedded or redis://HOST:PORT/DB; wins over the policy's store",
-    )
-    add("--transport", choices=("lean", "grpcio"), default="lean", help="Envoy to sidecar (lean)")
+    add_store_and_transport(parser)
     add("--demo-url", default=None, metavar="URL", help="where the demo provider stands in")
     add(
         "--tls",

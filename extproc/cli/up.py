@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from extproc.cli.addresses import address
-from extproc.cli.arguments import count, file, policy_folder, store
+from extproc.cli.arguments import add_store_and_transport, count, file, policy_folder
 from extproc.cli.findings import say_refused, text
 from extproc.edge.child import StartError
 from extproc.edge.supervisor import Supervisor, UpSettings
@@ -52,14 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="on, auto: stands in for providers marked 'demo: auto' whose key is not set (auto)",
     )
-    add(
-        "--store",
-        type=store,
-        default=None,
-        metavar="STORE",
-        help="embedded or redis://HOST:PORT/DB; wins over the policy's store",
-    )
-    add("--transport", choices=("lean", "grpcio"), default="lean", help="Envoy to sidecar (lean)")
+    add_store_and_transport(parser)
     add("--concurrency", type=count, default=None, metavar="N", help="Envoy's worker threads")
     add(
         "--tls",

@@ -1,4 +1,4 @@
-"""``/kill-switch`` of the admin API: the only thing there that changes anything.
+"""``/kill-switch`` of the admin API: who must not spend, told and changed.
 
 The console has no password: it listens on loopback. What a browser could be talked into sending
 from another page is refused: a change needs a JSON content type, which no plain form has, an origin

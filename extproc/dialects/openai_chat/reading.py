@@ -20,6 +20,7 @@ from extproc.dialects.conversation import (
     ToolResult,
 )
 from extproc.dialects.fields import Fields, read_object
+from extproc.dialects.openai_tools import chosen, declared_schema, declared_tool
 from extproc.dialects.turns import add_parts, link_tool_results
 
 _CHANGES_NOTHING = (
@@ -223,28 +224,18 @@ def _tool(tool: Fields) -> Tool:
     function = tool.object("function")
     if function is None:
         raise tool.wrong("function", "an object")
-    made = Tool(
-        function.needed_text("name"),
-        function.text("description"),
-        function.json("parameters") or {"type": "object", "properties": {}},
-        function.boolean("strict"),
-    )
+    made = declared_tool(function)
     function.done()
     tool.done()
     return made
 
 
 def _tool_choice(fields: Fields) -> ToolChoice | None:
-    value = fields.raw("tool_choice")
-    if value is None:
-        return None
-    if isinstance(value, str):
-        if value not in ("auto", "none", "required"):
-            raise fields.wrong("tool_choice", "auto, none, required or an object")
-        return ToolChoice(value)
-    choice = fields.object("tool_choice")
-    function = None if choice is None else choice.object("function")
-    if choice is None or function is None or choice.text("type") != "function":
+    choice = chosen(fields)
+    if choice is None or isinstance(choice, ToolChoice):
+        return choice
+    function = choice.object("function")
+    if function is None or choice.text("type") != "function":
         raise fields.untranslatable("tool_choice", "only the choice of one function is carried")
     made = ToolChoice("named", function.needed_text("name"))
     function.done()
@@ -263,12 +254,7 @@ def _answer_format(wanted: Fields | None) -> AnswerFormat | None:
         schema = wanted.object("json_schema")
         if schema is None:
             raise wanted.wrong("json_schema", "an object")
-        made = AnswerFormat(
-            schema.json("schema") or {"type": "object"},
-            schema.text("name"),
-            schema.text("description"),
-            schema.boolean("strict"),
-        )
+        made = declared_schema(schema)
         schema.done()
     elif kind != "text":
         raise wanted.untranslatable("type", f"the format {kind[:30]!r} is not carried")

@@ -21,6 +21,7 @@ from extproc.dialects.conversation import (
 )
 from extproc.dialects.fields import Fields, read_object
 from extproc.dialects.openai_responses.items import thinking_of
+from extproc.dialects.openai_tools import chosen, declared_schema, declared_tool
 from extproc.dialects.turns import add_parts, link_tool_results
 
 _CHANGES_NOTHING = (
@@ -179,26 +180,16 @@ def _reasoning(item: Fields, conversation: Conversation) -> None:
 def _tool(tool: Fields) -> Tool:
     if tool.needed_text("type") != "function":
         raise tool.untranslatable("type", "only function tools are carried")
-    made = Tool(
-        tool.needed_text("name"),
-        tool.text("description"),
-        tool.json("parameters") or {"type": "object", "properties": {}},
-        tool.boolean("strict"),
-    )
+    made = declared_tool(tool)
     tool.done()
     return made
 
 
 def _tool_choice(fields: Fields) -> ToolChoice | None:
-    value = fields.raw("tool_choice")
-    if value is None:
-        return None
-    if isinstance(value, str):
-        if value not in ("auto", "none", "required"):
-            raise fields.wrong("tool_choice", "auto, none, required or an object")
-        return ToolChoice(value)
-    choice = fields.object("tool_choice")
-    if choice is None or choice.text("type") != "function":
+    choice = chosen(fields)
+    if choice is None or isinstance(choice, ToolChoice):
+        return choice
+    if choice.text("type") != "function":
         raise UntranslatableError("tool_choice", "only the choice of one function is carried")
     made = ToolChoice("named", choice.needed_text("name"))
     choice.done()
@@ -225,12 +216,7 @@ def _text_config(config: Fields | None, conversation: Conversation) -> None:
     if wanted is not None:
         kind = wanted.needed_text("type")
         if kind == "json_schema":
-            conversation.answer_format = AnswerFormat(
-                wanted.json("schema") or {"type": "object"},
-                wanted.text("name"),
-                wanted.text("description"),
-                wanted.boolean("strict"),
-            )
+            conversation.answer_format = declared_schema(wanted)
         elif kind == "json_object":
             conversation.answer_format = AnswerFormat()
         elif kind != "text":

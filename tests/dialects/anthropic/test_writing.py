@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from anthropic.types import message_create_params
+from dialect_turns import assistant, user
 from pydantic import TypeAdapter
 
 from extproc.dialects.anthropic.reading import read_request
@@ -17,7 +18,6 @@ from extproc.dialects.conversation import (
     CacheMark,
     Conversation,
     Media,
-    Role,
     Text,
     Thinking,
     ThinkingWish,
@@ -32,14 +32,6 @@ from extproc.dialects.conversation import (
 
 FACTS = TargetFacts("claude-haiku-4-5", Vendor.ANTHROPIC, headers=(("anthropic-beta", "b"),))
 CHECK = TypeAdapter(message_create_params.MessageCreateParamsNonStreaming)
-
-
-def user(*parts: Any) -> Turn:
-    return Turn(Role.USER, list(parts))
-
-
-def assistant(*parts: Any) -> Turn:
-    return Turn(Role.ASSISTANT, list(parts))
 
 
 def written(*turns: Turn, **fields: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from bedrock_api import check_request
+from dialect_turns import assistant, user
 
 from extproc.dialects.bedrock.writing import write_request
 from extproc.dialects.codec import TargetFacts
@@ -15,7 +16,6 @@ from extproc.dialects.conversation import (
     CacheMark,
     Conversation,
     Media,
-    Role,
     Text,
     Thinking,
     ThinkingWish,
@@ -30,14 +30,6 @@ from extproc.dialects.conversation import (
 
 CLAUDE = TargetFacts("anthropic.claude-haiku-4-5", Vendor.ANTHROPIC)
 LLAMA = TargetFacts("us.meta.llama4-maverick-17b-instruct-v1:0", Vendor.OTHER)
-
-
-def user(*parts: Any) -> Turn:
-    return Turn(Role.USER, list(parts))
-
-
-def assistant(*parts: Any) -> Turn:
-    return Turn(Role.ASSISTANT, list(parts))
 
 
 def written(*turns: Turn, facts: TargetFacts = CLAUDE, **fields: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from dialect_turns import assistant, user
 from google.genai import types
 
 from extproc.dialects.codec import TargetFacts
@@ -13,7 +14,6 @@ from extproc.dialects.conversation import (
     AnswerFormat,
     Conversation,
     Media,
-    Role,
     Text,
     Thinking,
     ThinkingWish,
@@ -29,14 +29,6 @@ from extproc.dialects.gemini.writing import write_request
 
 FLASH = TargetFacts("gemini-2.5-flash", Vendor.GOOGLE, base_path="/v1beta")
 THREE = TargetFacts("gemini-3-pro", Vendor.GOOGLE)
-
-
-def user(*parts: Any) -> Turn:
-    return Turn(Role.USER, list(parts))
-
-
-def assistant(*parts: Any) -> Turn:
-    return Turn(Role.ASSISTANT, list(parts))
 
 
 def written(*turns: Turn, facts: TargetFacts = FLASH, **fields: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from dialect_turns import assistant, user
 from openai.types.chat import completion_create_params
 from pydantic import TypeAdapter
 
@@ -16,7 +17,6 @@ from extproc.dialects.conversation import (
     Conversation,
     Media,
     Refused,
-    Role,
     Text,
     Thinking,
     ThinkingWish,
@@ -34,14 +34,6 @@ from extproc.dialects.openai_chat.writing import write_request
 PLAIN = TargetFacts("gpt-4o-mini", Vendor.OPENAI, base_path="/v1")
 THINKER = TargetFacts("gpt-5-mini", Vendor.OPENAI, base_path="/v1")
 CHECK = TypeAdapter(completion_create_params.CompletionCreateParamsNonStreaming)
-
-
-def user(*parts: Any) -> Turn:
-    return Turn(Role.USER, list(parts))
-
-
-def assistant(*parts: Any) -> Turn:
-    return Turn(Role.ASSISTANT, list(parts))
 
 
 def written(*turns: Turn, facts: TargetFacts = PLAIN, **fields: Any) -> dict[str, Any]:

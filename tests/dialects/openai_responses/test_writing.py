@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from dialect_turns import assistant, user
 from openai.types.responses import response_create_params
 from pydantic import TypeAdapter
 
@@ -14,7 +15,6 @@ from extproc.dialects.conversation import (
     AnswerFormat,
     Conversation,
     Media,
-    Role,
     Text,
     Thinking,
     ThinkingWish,
@@ -32,14 +32,6 @@ from extproc.dialects.openai_responses.writing import write_request
 THINKER = TargetFacts("gpt-5-mini", Vendor.OPENAI, base_path="/v1")
 PLAIN = TargetFacts("gpt-4o-mini", Vendor.OPENAI, base_path="/v1")
 CHECK: TypeAdapter[Any] = TypeAdapter(response_create_params.ResponseCreateParamsNonStreaming)
-
-
-def user(*parts: Any) -> Turn:
-    return Turn(Role.USER, list(parts))
-
-
-def assistant(*parts: Any) -> Turn:
-    return Turn(Role.ASSISTANT, list(parts))
 
 
 def written(*turns: Turn, facts: TargetFacts = PLAIN, **fields: Any) -> dict[str, Any]:
