@@ -24,7 +24,8 @@ _KIND_BY_STATUS = {
     529: "overloaded",
 }
 _KEY = re.compile(
-    r"\b(?:(?:[Bb]earer|[Bb]asic)\s+(?=\S*\d)|(?=sk-|gsk_|xai-|AIza|ya29\.|AKIA|ASIA|ABSK|eyJ))"
+    r"\b(?:(?:[Bb]earer|[Bb]asic)\s+(?=\S*\d)"
+    r"|(?=sk-|gsk_|xai-|AIza|ya29\.|AKIA|ASIA|ABSK|IQoJb3Jp|FwoGZXIv|eyJ))"
     r"[\w.+/=~*-]{8,}"
 )
 """Credentials as providers' are known to look, and what stands where a header has one."""

@@ -58,6 +58,8 @@ class KeyWatch:
         """Has Envoy read every file that was written since it last did, once it stands still and
         holds anything. Raises ``OSError``."""
         names = _key_files(policy)
+        if not (names or self._read):
+            return
         # Key files may be on a disk far away, whose answer nobody else is to wait for.
         stamps = await asyncio.to_thread(_stamps, names)
         for path, stamp in stamps.items():

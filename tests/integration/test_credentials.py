@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +13,7 @@ import anthropic
 import httpx
 import openai
 import pytest
-from demo_provider import Demo
+from demo_provider import Demo, demo_process
 from gateway import KEY, Gateway, base_policy, chat
 from google_accounts import TokenEndpoint
 
@@ -47,16 +45,8 @@ def google() -> Iterator[TokenEndpoint]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """A demo provider that policies can name before their gateway runs."""
-    command = [sys.executable, "-m", "extproc", "demo-provider", "--listen", "127.0.0.1:0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().removeprefix("ready ").strip()
-    finally:
-        process.terminate()
-        process.wait(10)
-        process.stdout.close()
+    with demo_process() as url:
+        yield url
 
 
 @pytest.fixture
