@@ -28,7 +28,8 @@ _AZURE_PLACE = "Resource not found"
 def check_caller(request: web.Request, dialect: Dialect, raw: bytes, faults: Faults) -> None:
     """Raises BadRequestError: Anthropic without its version, Google without any key, Azure without
     its header and its version, and, where the faults name secrets, whoever has none of them."""
-    if "/azure/" in request.path:
+    resource = request.match_info.route.resource
+    if resource is not None and resource.canonical.startswith("/{provider}/azure/"):
         _check_azure(request)
     if faults.keys and key_of(request).removeprefix("Bearer ") not in faults.keys.split(","):
         raise BadRequestError(_BAD_KEY, 401)

@@ -60,4 +60,6 @@ def test_azure_wants_its_header_and_its_version(demo: Demo) -> None:
     ]
     for url, headers, status in asked:
         assert httpx.post(url, json=body, headers=headers).status_code == status, url
-    assert {line["model"] for line in demo.bill(5)} == {"gpt-4o-mini", ""}
+    named = f"{demo.url}/azure/openai/v1/chat/completions"  # a provider that is called so
+    assert httpx.post(named, json=body).status_code == 200
+    assert {line["model"] for line in demo.bill(6)} == {"gpt-4o-mini", ""}

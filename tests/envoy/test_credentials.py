@@ -182,7 +182,7 @@ def renamed(folder: Path, text: str) -> None:
 
 def swapped(folder: Path, text: str) -> None:
     """As a mounted secret of Kubernetes changes: the folder behind a link is another one."""
-    versions = folder / f"..{text}"
+    versions = folder / f"..{text.strip()}"
     versions.mkdir()
     (versions / "key").write_text(text)
     os.symlink(versions.name, folder / "..data_tmp")
@@ -199,13 +199,14 @@ def in_place(folder: Path, text: str) -> None:
 def test_a_key_file_is_rotated_without_a_restart(
     start_rig, tmp_path, write: Callable[[Path, str], None]
 ) -> None:
-    write(tmp_path, "one")
+    write(tmp_path, "one\n")
     rig: Rig = start_rig({"file": ENDS.format(f"file:{tmp_path}/key")})
 
     def sent() -> str | None:
         assert rig.post(["file"]).status_code == 200
         return rig.providers["file"].requests[-1].header("authorization")
 
+    assert sent() == "Bearer one"
     for text in ("two", "three"):
         write(tmp_path, text)
         if write is in_place:  # Envoy sees only what moves; the sidecar's look at times finds it
