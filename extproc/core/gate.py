@@ -88,6 +88,7 @@ class Gate:
         "kills",
         "latencies",
         "sessions",
+        "tokens",
         "velocity",
         "waiting",
         "watched",
@@ -107,6 +108,8 @@ class Gate:
         self.watched = Watched()
         self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}
+        self.tokens: frozenset[str] = frozenset()
+        """Google key files that have a token: without one a provider can be asked nothing."""
         self.kills.set_policy(generation.policy.kills)
         self._stop_targets()
         self._silent_since_ms: dict[str, int] = {}
@@ -126,9 +129,22 @@ class Gate:
         self.kills.set_operators(kills)
         self._stop_targets()
 
+    def know_tokens(self, key_files: frozenset[str]) -> None:
+        """Takes which Google key files have a token, as a whole."""
+        if key_files != self.tokens:
+            self.tokens = key_files
+            self._stop_targets()
+
     def _stop_targets(self) -> None:
-        """Chains are drawn without killed targets, as without those that fail."""
-        kills = self.kills
+        """Chains are drawn without killed targets, and without those that have no credential, as
+        without those that fail."""
+        kills, tokens = self.kills, {"", *self.tokens}
+        self.breakers.unkeyed = frozenset(
+            target.name
+            for model in self.generation.policy.virtual_models.values()
+            for target in model.all_targets
+            if _needs_token(target) not in tokens
+        )
         self.breakers.stopped = frozenset(
             target.name
             for model in self.generation.policy.virtual_models.values()
@@ -171,3 +187,9 @@ class Gate:
             entry = self.in_flight.get(request_id)
             if entry is not None and all(attempt.ended for attempt in entry.attempts.values()):
                 del self.in_flight[request_id]
+
+
+def _needs_token(target: Target) -> str:
+    """The Google key file whose token a target is asked with; empty for other targets."""
+    credential = target.provider.credential
+    return credential.name if credential is not None and credential.kind == "google" else ""

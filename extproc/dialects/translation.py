@@ -14,6 +14,7 @@ from extproc.dialects.answer import (
     Delta,
     Ended,
     Event,
+    Failed,
     PartEnded,
     PartKind,
     PartStarted,
@@ -31,6 +32,7 @@ from extproc.dialects.codec import (
     WrittenRequest,
 )
 from extproc.dialects.conversation import Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.provider_error import without_keys
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
 
@@ -101,7 +103,7 @@ class AnswerTranslator:
 
     def _whole(self, body: bytes) -> bytes:
         if self._status >= 400:
-            error = self._target.read_error(self._status, body)
+            error = without_keys(self._target.read_error(self._status, body))
             return self._caller.write_error(error, self._context)
         answer = self._target.read_answer(body, self._context)
         self.usage, self.complete = answer.usage, True
@@ -111,7 +113,9 @@ class AnswerTranslator:
         return self._caller.write_answer(answer, self._context)
 
     def _note(self, events: list[Event]) -> None:
-        for event in events:
+        for place, event in enumerate(events):
+            if isinstance(event, Failed):
+                events[place] = Failed(without_keys(event.error))
             if isinstance(event, Started | Stopped | Ended):
                 # Also None: a last report that cannot be read makes the earlier ones wrong.
                 self.usage = event.usage

@@ -66,7 +66,8 @@ class CredentialRef:
     """Where the secret of a provider or a channel is: never the secret."""
 
     kind: str
-    """``env`` or ``file``; ``demo`` for the demo provider's key, which is no secret."""
+    """``env`` or ``file``; ``google`` for a service account's key file, which is exchanged for
+    access tokens; ``demo`` for the demo provider's key, which is no secret."""
     name: str
     """Environment variable or file path; of ``demo`` the key."""
 
@@ -97,10 +98,9 @@ class Endpoint:
     def path(self, operation: Operation, model: str) -> str:
         """Where an operation of the endpoint's own dialect is served."""
         if self.api_version:
-            return (
-                f"{self.base_path}/deployments/{model}/{operation.value}"
-                f"?api-version={self.api_version}"
-            )
+            # What was deployed is named in the path, but for responses: there the body names it.
+            place = "" if operation is Operation.RESPONSES else f"/deployments/{model}"
+            return f"{self.base_path}{place}/{operation.value}?api-version={self.api_version}"
         return f"{self.base_path}/{operation.value}"
 
 
