@@ -74,10 +74,11 @@ def choose(route: Route, draw: float, asking: Asking) -> Chain:
     excluded = {target.name for target in unable}
     usable = {target.name for target in route.targets if target.name not in excluded}
     ordered = _Choice(asking, usable).in_order(model, draw)
-    by_name: dict[str, Target] = {}
+    distinct: dict[str, Target] = {}
     for target in ordered:
-        by_name.setdefault(target.name, target)
-    return route.in_order(list(by_name.values()))
+        # A target twice is tried once, but not one that is asked otherwise the second time.
+        distinct.setdefault(target.clusters[route.operation], target)
+    return route.in_order(list(distinct.values()))
 
 
 def session_key(caller: Caller, session: str) -> Key:

@@ -73,7 +73,7 @@ class Forward(NamedTuple):
 
 
 class SendAttempt(NamedTuple):
-    """Let a later attempt go, rewritten for its target."""
+    """Let an attempt go, rewritten for its target."""
 
     target: Target
     operation: Operation
@@ -84,6 +84,9 @@ class SendAttempt(NamedTuple):
     """With query string; empty: where the target serves the operation."""
     headers: Sequence[tuple[str, str]] = ()
     """To set."""
+    remove_headers: Sequence[str] = ()
+    reads_answer: bool = False
+    """Its answer is to come here too."""
 
 
 class Wait(NamedTuple):

@@ -30,6 +30,9 @@ LEDGER_FAILED = Refusal(
     extra=(("degraded", "store_unavailable"),),
 )
 INVALID_CREDENTIAL = Refusal(RefusalCode.INVALID_CREDENTIAL, "The API key is not valid.")
+NO_FIRST_TOKEN = Refusal(
+    RefusalCode.NO_HEALTHY_TARGET, "No target began to answer in time.", retry_after_s=1
+)
 TOO_MANY_IN_FLIGHT = Refusal(
     RefusalCode.STORE_UNAVAILABLE, "Too many requests await their settlement.", retry_after_s=1
 )

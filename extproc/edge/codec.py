@@ -152,6 +152,10 @@ _NAMESPACE = _field(1, METADATA.encode())
 _LIMIT_KEYS = ((b"rl_lr", b"rl_rr", b"rl_tr"), (b"rl_lt", b"rl_rt", b"rl_tt"))
 """Of requests, and of tokens: limit, remaining, reset. See ``ANSWER_HEADERS``."""
 _SIGNATURE_HEADERS = ("x-amz-date", "x-amz-content-sha256", "x-amz-security-token")
+_HEADERS_AS_THEY_ARE = _field(2, _field(1, b""))
+_BODY_AS_IT_IS = _field(4, _field(1, b""))
+GIVEN_UP_STATUS = 504
+"""What an attempt that never began to answer counts as; the route retries it like any 5xx."""
 _REMOVED_BETWEEN_ATTEMPTS = b"".join(
     _field(2, name.encode()) for name in (*CREDENTIAL_HEADERS, *_SIGNATURE_HEADERS)
 )
@@ -275,7 +279,8 @@ def encode_send_attempt(command: SendAttempt) -> bytes:
         )
     headers += _content_length(len(command.body)) + _REMOVED_BETWEEN_ATTEMPTS
     for name, value in command.headers:
-        headers += _set_header(name, _text(value).encode())
+        headers += _set_header(name, value.translate(_UNSAFE).encode())
+    headers += b"".join([_field(2, name.encode()) for name in command.remove_headers])
     said = _metadata(_notes(command.notes)) if command.notes else b""
     return _body_response(headers, command.body, b"", said)
 
@@ -292,14 +297,25 @@ def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str]:
 
 
 def encode_answer_headers(content_type: str) -> bytes:
-    """What the headers of a translated answer become. Its length is not the provider's."""
+    """What the headers of a translated answer become (its length is not the provider's); with an
+    empty type they stay as they are."""
+    if not content_type:
+        return _HEADERS_AS_THEY_ARE
     mutation = _set_header("content-type", content_type.encode()) + _field(2, b"content-length")
     return _field(2, _field(1, _field(2, mutation)))
 
 
-def encode_answer_body(body: bytes) -> bytes:
-    """The next bytes of a translated answer, in place of the provider's; none hold it back."""
+def encode_answer_body(body: bytes | None) -> bytes:
+    """The next bytes of an answer, in place of the provider's; None: those. None hold it back."""
+    if body is None:
+        return _BODY_AS_IT_IS
     return _field(4, _field(1, _field(3, _field(1, body))))
+
+
+def encode_given_up() -> bytes:
+    """The headers of an answer that is not waited for any longer: Envoy takes them for the
+    provider's own failure, and goes on to the next target."""
+    return _field(2, _field(1, _field(2, _set_header(":status", b"%d" % GIVEN_UP_STATUS))))
 
 
 def encode_hold(hold_ms: int) -> bytes:
