@@ -198,7 +198,7 @@ class RequestMachine:
         if self.operation.free:
             return self._forward_free()
         if request.body_bytes > route.narrowest_bytes:
-            self._chain = without_narrow(request, self._chain)
+            self._chain = without_narrow(request, self._chain, gate.estimator)
             if not self._chain.targets:
                 return self._refuse(too_long(route, request.body_bytes, gate, self._now_ms))
         if route.translates:

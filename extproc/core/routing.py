@@ -96,9 +96,10 @@ class Route:
         self._cumulative = tuple(accumulate(t.weight for t in self.weighted))
         self._total = self._cumulative[-1] if self._cumulative else 0
         self.narrowest_bytes = min(
-            (text_bytes(target) for target in self.targets), default=UNKNOWN_CONTEXT_BYTES
+            (target.price.context_tokens or UNKNOWN_CONTEXT_BYTES for target in self.targets),
+            default=UNKNOWN_CONTEXT_BYTES,
         )
-        """A body of text up to this long may fit the context of every target."""
+        """A body up to this long fits the context of every target: a token is at least a byte."""
         self.translates = any(operation in target.translated for target in self.targets)
         """Some target is asked in another dialect: what that cannot say must not go there."""
         self._chains = tuple(self._chain(drawn) for drawn in range(len(self.weighted))) or (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from policies import snapshot
 
 from extproc.core.context import without_narrow
-from extproc.core.estimate import MAX_BYTES_PER_TOKEN
+from extproc.core.estimate import FIRST_BYTES_PER_TOKEN, MAX_BYTES_PER_TOKEN, Estimator
 from extproc.core.routing import Chain
 from extproc.values.dialect import Operation
 from extproc.wire.inference_request import parse_inference_request
@@ -41,24 +41,32 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A
 
 def left(operation: Operation, body: dict[str, Any]) -> list[str]:
     request = parse_inference_request(operation, json.dumps(body).encode())
-    return [target.model for target in without_narrow(request, CHAIN).targets]
+    return [target.model for target in without_narrow(request, CHAIN, Estimator()).targets]
 
 
 @given(st.integers(0, 6_000))
-def test_a_target_is_left_out_when_no_tokenizer_could_make_the_text_fit(words: int) -> None:
+def test_a_target_is_left_out_when_the_text_cannot_fit_or_likely_fits_another(words: int) -> None:
     body = chat(messages=[{"role": "user", "content": "word " * words}])
     size = len(json.dumps(body))
-    expected = [
-        name
-        for name, context in (("small", 1_000), ("large", 2_000))
-        if size <= context * MAX_BYTES_PER_TOKEN
-    ]
-    assert left(Operation.CHAT_COMPLETIONS, body) == expected
+    contexts = {"small": 1_000, "large": 2_000}
+    possible = [name for name in contexts if size <= contexts[name] * MAX_BYTES_PER_TOKEN]
+    likely = [n for n in possible if int(size / FIRST_BYTES_PER_TOKEN) + 1 <= contexts[n]]
+    assert left(Operation.CHAT_COMPLETIONS, body) == (likely or possible)
+
+
+def test_what_was_learned_of_a_model_decides_what_is_likely() -> None:
+    body = chat(messages=[{"role": "user", "content": "word " * 1_000}])
+    request = parse_inference_request(Operation.CHAT_COMPLETIONS, json.dumps(body).encode())
+    estimator = Estimator()
+    assert len(without_narrow(request, CHAIN, estimator).targets) == 1
+    for _ in range(200):
+        estimator.learn("small", 10_000, 1_000, 5)  # ten bytes per token
+    assert without_narrow(request, CHAIN, estimator) is CHAIN
 
 
 def test_a_chain_that_fits_whole_is_the_same_chain() -> None:
     request = parse_inference_request(Operation.CHAT_COMPLETIONS, json.dumps(chat()).encode())
-    assert without_narrow(request, CHAIN) is CHAIN
+    assert without_narrow(request, CHAIN, Estimator()) is CHAIN
 
 
 @pytest.mark.parametrize(

@@ -165,15 +165,18 @@ def test_the_last_draw_there_is_still_finds_a_target(weights: tuple[int, ...]) -
     assert names(route.draw(0.0, Breakers(), 0))[0] == "r0"
 
 
-def test_the_narrowest_context_says_how_long_a_text_fits_every_target() -> None:
+def test_the_narrowest_context_says_how_long_a_body_fits_every_target() -> None:
     wide, narrow, unknown = (
         replace(target(name), price=replace(PRICE, context_tokens=context))
         for name, context in (("wide", 1_000), ("narrow", 100), ("unknown", None))
     )
     rules = (replace(target("r0", 1), price=wide.price),)
-    assert Route(
-        VirtualModel("m", rules, (narrow, unknown)), Operation.CHAT_COMPLETIONS
-    ).narrowest_bytes == (100 * MAX_BYTES_PER_TOKEN)
+    assert (
+        Route(
+            VirtualModel("m", rules, (narrow, unknown)), Operation.CHAT_COMPLETIONS
+        ).narrowest_bytes
+        == 100
+    )
     assert text_bytes(unknown) > 2**60
     nothing = VirtualModel("m", (target("r0", 1, frozenset()),), ())
     assert Route(nothing, Operation.CHAT_COMPLETIONS).narrowest_bytes > 2**60
