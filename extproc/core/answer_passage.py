@@ -34,19 +34,29 @@ class Let(NamedTuple):
 class AnswerPassage:
     """One attempt's answer."""
 
-    __slots__ = ("_attempt", "_content_type", "_held", "_token", "_translation", "deadline_ms")
+    __slots__ = (
+        "_attempt",
+        "_content_type",
+        "_held",
+        "_sent_ms",
+        "_token",
+        "_translation",
+        "deadline_ms",
+    )
 
     def __init__(
         self,
         attempt: Attempt,
         translation: Translation | None,
         token: FirstToken | None,
+        sent_ms: int,
         deadline_ms: int,
     ) -> None:
         """``token`` is None where nothing is waited for."""
         self._attempt = attempt
         self._translation = translation
         self._token = token
+        self._sent_ms = sent_ms
         self.deadline_ms = deadline_ms
         """By when a stream must have said its first token; 0: whenever."""
         self._held: list[bytes | None] | None = None
@@ -66,7 +76,7 @@ class AnswerPassage:
             return None
         return Let(True, self._content_type, [])
 
-    def on_body(self, data: bytes, *, end: bool) -> Let | None:
+    def on_body(self, data: bytes, now_ms: int, *, end: bool) -> Let | None:
         """The next bytes of the answer. Raises ``WireError`` and ``StreamError``."""
         translation = self._translation
         piece = AS_IT_IS if translation is None else translation.on_body(data, end=end)
@@ -75,6 +85,9 @@ class AnswerPassage:
         self._held.append(piece)
         if not (end or self._speaks(data)):
             return None
+        if not end:
+            # A millisecond is the finest there is, and 0 means unknown.
+            self._attempt.first_token_us = max(1, now_ms - self._sent_ms) * 1_000
         pieces, self._held = self._held, None
         return Let(True, self._content_type, pieces)
 

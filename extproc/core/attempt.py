@@ -245,7 +245,7 @@ class AttemptMachine:
         if translation is not None or target.first_token_timeout_ms:
             token = FirstToken(operation) if waits else None
             deadline_ms = self._now_ms + target.first_token_timeout_ms if waits else 0
-            self.answer = AnswerPassage(attempt, translation, token, deadline_ms)
+            self.answer = AnswerPassage(attempt, translation, token, self._now_ms, deadline_ms)
         headers, gone = self._header_changes(arrived, changed, removed)
         reads_answer = self.answer is not None
         return SendAttempt(target, operation, body, notes, path, headers, gone, reads_answer)

@@ -94,10 +94,11 @@ def learn_from(
     event: RequestEnded,
 ) -> None:
     """Takes how a request of the model was answered, for the choices to come."""
+    attempt = entry.attempts.get(event.attempts)
     gate.latencies.add(
         target.name,
         usage.output_tokens,
-        event.first_byte_us,
+        (attempt.first_token_us if attempt is not None else 0) or event.first_byte_us,
         event.answered_us,
         event.now_ms,
         streamed=bool(event.usage_last),

@@ -54,6 +54,8 @@ class Attempt:
     """What the provider said it used, where it was read there, and as its last word."""
     staged: bool = False
     """It was made ready on its way out, which happens once."""
+    first_token_us: int = 0
+    """From its sending, where the first token was waited for; else unknown."""
     given_up: bool = False
     """It had not begun to answer in time: the provider may bill what nobody waited for."""
 

@@ -192,7 +192,7 @@ class RequestMachine:
         else:
             self._chain = self._choose(route, event.draw)
         if not self._chain.targets:
-            return self._refuse(no_target(route, gate, self._now_ms))
+            return self._refuse(no_target(route, request, gate, self._now_ms))
         if len(gate.in_flight) >= MAX_IN_FLIGHT:
             return self._refuse(refusals.TOO_MANY_IN_FLIGHT)
         if self.operation.free:
@@ -200,7 +200,7 @@ class RequestMachine:
         if request.body_bytes > route.narrowest_bytes:
             self._chain = without_narrow(request, self._chain, gate.estimator)
             if not self._chain.targets:
-                return self._refuse(too_long(route, request.body_bytes, gate, self._now_ms))
+                return self._refuse(too_long(route, request, gate, self._now_ms))
         if route.translates:
             self._chain, unsayable = without_unsayable(request, self._chain)
             if unsayable is not None:

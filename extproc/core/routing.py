@@ -36,7 +36,15 @@ class Chain:
     encoded once: compared by identity on purpose.
     """
 
-    __slots__ = ("breaker", "encoded", "learner", "operation", "targets", "timeout_ms")
+    __slots__ = (
+        "breaker",
+        "encoded",
+        "learner",
+        "operation",
+        "request_timeout_ms",
+        "targets",
+        "timeout_ms",
+    )
 
     def __init__(
         self,
@@ -44,6 +52,7 @@ class Chain:
         targets: tuple[Target, ...],
         breaker: BreakerPolicy,
         learner: VirtualModel | None = None,
+        request_timeout_ms: int = 0,
     ) -> None:
         self.operation = operation
         self.targets = targets
@@ -52,13 +61,15 @@ class Chain:
         """The model whose choices learn from how requests end; None where nothing is learned."""
         # Envoy takes one time-to-headers per chain (a per-try value set later is ignored).
         self.timeout_ms = max((target.timeout_ms for target in targets), default=0)
+        self.request_timeout_ms = request_timeout_ms
+        """For all attempts together, to the last byte of the answer; 0: none."""
         self.encoded: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
         """The codec's cache of wire fragments about this chain."""
 
     def without(self, excluded: Sequence[Target]) -> Chain:
         """The same chain with some targets left out."""
         rest = tuple(target for target in self.targets if target not in excluded)
-        return Chain(self.operation, rest, self.breaker, self.learner)
+        return Chain(self.operation, rest, self.breaker, self.learner, self.request_timeout_ms)
 
 
 class Route:
@@ -103,7 +114,7 @@ class Route:
         self.translates = any(operation in target.translated for target in self.targets)
         """Some target is asked in another dialect: what that cannot say must not go there."""
         self._chains = tuple(self._chain(drawn) for drawn in range(len(self.weighted))) or (
-            Chain(operation, self.fallbacks, model.breaker, self._learner),
+            self._chain_of(self.fallbacks),
         )
 
     @property
@@ -138,8 +149,7 @@ class Route:
         if chain is None:
             if len(self._orders) >= MAX_ORDERS:
                 self._orders.clear()
-            chain = Chain(self.operation, tuple(targets), self.model.breaker, self._learner)
-            self._orders[key] = chain
+            chain = self._orders[key] = self._chain_of(tuple(targets))
         return chain
 
     def alone(self, target: Target) -> Chain:
@@ -149,8 +159,13 @@ class Route:
     def _chain(self, drawn: int) -> Chain:
         first = self.weighted[drawn]
         rest = tuple(t for place, t in enumerate(self.weighted) if place != drawn)
-        targets = (first, *rest, *self.fallbacks)
-        return Chain(self.operation, targets, self.model.breaker, self._learner)
+        return self._chain_of((first, *rest, *self.fallbacks))
+
+    def _chain_of(self, targets: tuple[Target, ...]) -> Chain:
+        model = self.model
+        return Chain(
+            self.operation, targets, model.breaker, self._learner, model.request_timeout_ms
+        )
 
     def _draw_available(self, draw: float, breakers: Breakers, now_ms: int) -> Chain:
         policy = self.model.breaker

@@ -37,7 +37,8 @@ class AnswerStage:
             self._headers(stream, message.response_headers)
         elif phase == "response_body":
             piece = message.response_body
-            let = self._passage.on_body(piece.body, end=piece.end_of_stream)
+            now_ms = self._clock.now_ms() if self._passage.is_held else 0
+            let = self._passage.on_body(piece.body, now_ms, end=piece.end_of_stream)
             if let is not None:
                 self._send(stream, let, end=piece.end_of_stream)
         else:
@@ -53,7 +54,7 @@ class AnswerStage:
         status, content_type = codec.decode_answer_headers(headers)
         let = self._passage.on_headers(status, content_type)
         if let is None and headers.end_of_stream:
-            let = self._passage.on_body(b"", end=True)
+            let = self._passage.on_body(b"", 0, end=True)
             assert let is not None
             let.pieces.clear()
         if let is not None:

@@ -211,12 +211,15 @@ def _body_response(headers: bytes, body: bytes, rest: bytes, after: bytes) -> by
 
 def _chain_headers(chain: Chain, operation: Operation) -> bytes:
     target = chain.targets[0]
-    return (
+    headers = (
         _target_headers(target, operation)
         + _set_header(DECIDED_HEADER, b"1")
         + _set_header("x-envoy-max-retries", b"%d" % (len(chain.targets) - 1))
         + _set_header("x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % chain.timeout_ms)
     )
+    if chain.request_timeout_ms:
+        headers += _set_header("x-envoy-upstream-rq-timeout-ms", b"%d" % chain.request_timeout_ms)
+    return headers
 
 
 def _target_headers(target: Target, operation: Operation) -> bytes:

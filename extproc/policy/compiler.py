@@ -248,6 +248,7 @@ class _Compiler:
             sticky=draft.sticky,
             rules=tuple(rules),
             weights_only=are_weights_only(draft),
+            request_timeout_ms=draft.request_timeout_ms,
         )
 
     def _rule(self, draft: RuleDraft) -> Rule | None:

@@ -88,6 +88,7 @@ class ModelDraft:
     rules: list[RuleDraft]
     fallbacks: list[TargetDraft]
     breaker: BreakerPolicy
+    request_timeout_ms: int = 0
 
 
 @dataclass(slots=True)

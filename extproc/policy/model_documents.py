@@ -15,6 +15,7 @@ from extproc.policy.snapshot import BreakerPolicy
 from extproc.wire.capabilities import Capability
 
 MAX_TIMEOUT_MS = 600_000
+MAX_REQUEST_TIMEOUT_MS = 86_400_000
 MAX_WEIGHT = 1_000_000
 MAX_PRIORITY = 1_000
 DEFAULT_TIMEOUT_MS = 60_000
@@ -50,7 +51,16 @@ def read_virtual_model(document: Section, drafts: Drafts) -> None:
         )
         target.done()
     drafts.models.append(
-        ModelDraft(document, name, rule_type, sticky, rules, fallbacks, _breaker(document))
+        ModelDraft(
+            document,
+            name,
+            rule_type,
+            sticky,
+            rules,
+            fallbacks,
+            _breaker(document),
+            document.integer("request_timeout_ms", 0, 1, MAX_REQUEST_TIMEOUT_MS),
+        )
     )
 
 

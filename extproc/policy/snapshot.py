@@ -236,6 +236,8 @@ class VirtualModel:
     """As declared; empty for a model that no document declares."""
     weights_only: bool = True
     """A draw by weight is all there is to the choice between the targets."""
+    request_timeout_ms: int = 0
+    """To the end of the answer, all attempts together; 0: as long as it goes on."""
 
     @property
     def learns_speed(self) -> bool:

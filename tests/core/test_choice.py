@@ -115,6 +115,17 @@ def test_times_of_what_failed_or_of_other_models_are_not_learned() -> None:
     assert world.gate.latencies.speed(HAIKU, NOW) is None
 
 
+def test_where_the_first_token_was_waited_for_it_is_what_counts() -> None:
+    world = World(model(to(HAIKU), more="rule_type: latency-based\n"))
+    for _ in range(3):
+        order(world)
+        world.gate.in_flight[f"r{world.requests}"].attempts[1].first_token_us = 700_000
+        answered(world, 1_000, 900_000)
+    speed = world.gate.latencies.speed(HAIKU, NOW)
+    assert speed is not None
+    assert (speed.first_us, speed.token_us) == (700_000, 20_000)
+
+
 # -- cost -----------------------------------------------------------------------------------------
 
 COST = "rule_type: cost-based\n"
@@ -380,7 +391,9 @@ def test_no_chain_has_a_target_that_lacks_what_is_needed(need: str, kind: str) -
         assert "p/mute" in order(world, draw=draw)
     for name in ("p/first", "p/second", "p/able"):
         world.break_target(name)
-    assert isinstance(world.ask(chat(model="m") | NEEDS[need]), Refuse)
+    refused = world.ask(chat(model="m") | NEEDS[need])
+    assert isinstance(refused, Refuse)
+    assert refused.refusal.retry_after_s == 30  # one of the able may be back then
 
 
 def test_the_same_model_may_be_able_in_one_place_and_not_in_the_other() -> None:

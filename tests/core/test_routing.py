@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.breaker import Breakers
-from extproc.core.estimate import MAX_BYTES_PER_TOKEN
 from extproc.core.routing import Chain, Route, text_bytes
 from extproc.policy.snapshot import BreakerPolicy, Provider, Target, VirtualModel
 from extproc.values.dialect import OWN_OPERATIONS, Operation

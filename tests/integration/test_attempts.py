@@ -89,6 +89,15 @@ fallbacks:
   - {{id: claude-second, provider: second, model: m, timeout_ms: 6000}}
 circuit_breaker: {{failure_threshold: 2, window_seconds: 60, cooldown_seconds: 60}}
 ---
+name: short
+type: gateway-load-balancing-config
+request_timeout_ms: 900
+rules:
+  - {{id: short-first, target: {{provider: first, model: m}}, timeout_ms: 600}}
+fallbacks:
+  - {{id: short-second, provider: second, model: m, timeout_ms: 600}}
+circuit_breaker: {{failure_threshold: 10000, window_seconds: 60, cooldown_seconds: 1}}
+---
 name: counted
 type: gateway-load-balancing-config
 rules:
@@ -381,6 +390,29 @@ def test_a_translated_stream_is_waited_for_in_the_same_way(
     began = time.monotonic()
     assert ask(gateway, "prompt-claude", stream=True)[0] == "second/m"
     assert time.monotonic() - began < 0.5
+
+
+# -- the whole request ----------------------------------------------------------------------------
+
+
+def test_a_request_may_take_so_long_with_all_its_attempts(
+    gateway: Gateway, first: Recorder, second: Recorder
+) -> None:
+    first.headers_after_s = second.headers_after_s = 5
+    began = time.monotonic()
+    with pytest.raises(openai.InternalServerError) as refused:
+        ask(gateway, "short")
+    assert 0.8 < time.monotonic() - began < 1.6  # the second attempt was begun at 600 ms
+    assert refused.value.code == "no_healthy_target"
+    assert len(second.asked) == 1
+
+
+def test_a_stream_that_takes_longer_is_cut_and_charged(gateway: Gateway, first: Recorder) -> None:
+    first.pause_s = 5
+    settled = gateway.settled("all/usd")
+    with pytest.raises((openai.APIError, httpx.HTTPError)):
+        ask(gateway, "short", stream=True)
+    assert gateway.settled("all/usd") - settled > 50 * 2
 
 
 # -- chains ---------------------------------------------------------------------------------------
