@@ -70,6 +70,7 @@ class Forward(NamedTuple):
     now_ms: int
     notes: Sequence[tuple[str, str]] = ()
     """What else the answer's headers shall say: keys of ``ANSWER_HEADERS``, and values."""
+    stream: bool = False
 
 
 class SendAttempt(NamedTuple):

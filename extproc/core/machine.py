@@ -465,6 +465,7 @@ class RequestMachine:
             self._remove,
             self._now_ms,
             notes,
+            request.stream,
         )
 
     def _forward_free(self) -> Forward | Refuse:

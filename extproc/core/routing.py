@@ -17,6 +17,8 @@ from extproc.policy.snapshot import BreakerPolicy, Target, VirtualModel
 from extproc.values.dialect import Operation
 
 UNKNOWN_CONTEXT_BYTES = 2**62
+FIRST_TOKEN_SLACK_MS = 100
+"""Envoy gives an attempt up so much later than the sidecar, which can say why."""
 MAX_ORDERS = 256
 """Chains kept per route besides those of a plain draw, some kilobytes each with what is encoded of
 them: orders in which a few targets are tried, and parts of them. Afterwards they start afresh."""
@@ -27,6 +29,11 @@ def text_bytes(target: Target) -> int:
     of what people and programs write."""
     context = target.price.context_tokens
     return UNKNOWN_CONTEXT_BYTES if context is None else int(context * MAX_BYTES_PER_TOKEN)
+
+
+def _stream_timeout_ms(target: Target) -> int:
+    token_ms = target.first_token_timeout_ms
+    return token_ms + FIRST_TOKEN_SLACK_MS if token_ms else target.timeout_ms
 
 
 class Chain:
@@ -42,6 +49,7 @@ class Chain:
         "learner",
         "operation",
         "request_timeout_ms",
+        "stream_timeout_ms",
         "targets",
         "timeout_ms",
     )
@@ -61,6 +69,8 @@ class Chain:
         """The model whose choices learn from how requests end; None where nothing is learned."""
         # Envoy takes one time-to-headers per chain (a per-try value set later is ignored).
         self.timeout_ms = max((target.timeout_ms for target in targets), default=0)
+        self.stream_timeout_ms = max((_stream_timeout_ms(target) for target in targets), default=0)
+        """The same for streams, where some targets have less time to begin."""
         self.request_timeout_ms = request_timeout_ms
         """For all attempts together, to the last byte of the answer; 0: none."""
         self.encoded: dict[tuple[object, ...], tuple[bytes, bytes]] = {}

@@ -164,13 +164,14 @@ _REMOVED_BETWEEN_ATTEMPTS = b"".join(
 def encode_forward(command: Forward) -> bytes:
     """The body answer that sends a request to the first target of its chain."""
     chain, body = command.chain, command.body
-    key = (command.operation, command.hide_usage, command.generation, command.rules)
+    timeout_ms = chain.stream_timeout_ms if command.stream else chain.timeout_ms
+    key = (command.operation, command.hide_usage, command.generation, command.rules, timeout_ms)
     fixed = chain.encoded.get(key)
     if fixed is None:
         if len(chain.encoded) >= MAX_ENCODED:
             chain.encoded.clear()
         fixed = chain.encoded[key] = (
-            _chain_headers(chain, command.operation),
+            _chain_headers(chain, command.operation, timeout_ms),
             _chain_metadata(chain, command),
         )
     headers = fixed[0] + _content_length(len(body))
@@ -209,13 +210,13 @@ def _body_response(headers: bytes, body: bytes, rest: bytes, after: bytes) -> by
     return b"".join((head, before, body, rest, after))
 
 
-def _chain_headers(chain: Chain, operation: Operation) -> bytes:
+def _chain_headers(chain: Chain, operation: Operation, timeout_ms: int) -> bytes:
     target = chain.targets[0]
     headers = (
         _target_headers(target, operation)
         + _set_header(DECIDED_HEADER, b"1")
         + _set_header("x-envoy-max-retries", b"%d" % (len(chain.targets) - 1))
-        + _set_header("x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % chain.timeout_ms)
+        + _set_header("x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % timeout_ms)
     )
     if chain.request_timeout_ms:
         headers += _set_header("x-envoy-upstream-rq-timeout-ms", b"%d" % chain.request_timeout_ms)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.breaker import Breakers
-from extproc.core.routing import Chain, Route, text_bytes
+from extproc.core.routing import FIRST_TOKEN_SLACK_MS, Chain, Route, text_bytes
 from extproc.policy.snapshot import BreakerPolicy, Provider, Target, VirtualModel
 from extproc.values.dialect import OWN_OPERATIONS, Operation
 from extproc.values.money import Price, Rates
@@ -154,6 +154,19 @@ def test_a_chain_waits_as_long_as_its_slowest_target() -> None:
     assert rest.timeout_ms == 100
     assert rest.breaker is POLICY
     assert chain.without([quick, slow]).timeout_ms == 0
+
+
+def test_streams_are_waited_for_as_long_as_the_most_patient_first_token() -> None:
+    slow, quick = (
+        replace(target(name, timeout_ms=9_000), first_token_timeout_ms=ms)
+        for name, ms in (("a", 900), ("b", 50))
+    )
+    chain = Chain(Operation.CHAT_COMPLETIONS, (quick, slow), POLICY, None, 77)
+    assert (chain.timeout_ms, chain.stream_timeout_ms) == (9_000, 900 + FIRST_TOKEN_SLACK_MS)
+    assert chain.without([slow]).stream_timeout_ms == 50 + FIRST_TOKEN_SLACK_MS
+    assert chain.without([slow]).request_timeout_ms == 77
+    patient = Chain(Operation.CHAT_COMPLETIONS, (quick, target("c", timeout_ms=4_000)), POLICY)
+    assert patient.stream_timeout_ms == 4_000
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (3, 7), (1_000_000, 1), (999_999, 7, 1)])

@@ -349,6 +349,15 @@ def test_headers_that_come_too_late_for_a_token_move_on_too(
     assert len(first.asked) == 1
 
 
+def test_headers_that_never_come_do_not_cost_more_than_the_longest_wait_for_a_token(
+    gateway: Gateway, first: Recorder, second: Recorder
+) -> None:
+    first.headers_after_s = 9
+    began = time.monotonic()
+    assert ask(gateway, "prompt", stream=True)[0] == "second/m"
+    assert 2.4 < time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_once_it_speaks_a_stream_may_take_its_time(
     gateway: Gateway, first: Recorder, second: Recorder, stream: bool
