@@ -6,10 +6,13 @@ too long goes elsewhere where it is likely to fit; where it does not, the provid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from extproc.core.estimate import Estimator
 from extproc.core.routing import Chain, text_bytes
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Operation
+from extproc.wire.capabilities import LONG_CONTEXT, LONG_CONTEXT_TOKENS
 from extproc.wire.inference_request import InferenceRequest
 
 _ONE_PROMPT = (Operation.CHAT_COMPLETIONS, Operation.MESSAGES, Operation.RESPONSES)
@@ -38,6 +41,15 @@ def without_narrow(request: InferenceRequest, chain: Chain, estimator: Estimator
     if len(narrow) + len(tight) < len(chain.targets):
         narrow += tight
     return chain.without(narrow) if narrow else chain
+
+
+def opens_longer_context(headers: Sequence[tuple[str, bytes]], chain: Chain) -> bool:
+    """Whether a header asks some target for a longer context than reservations assume."""
+    asked = [value.decode("latin-1") for name, value in headers if name == "anthropic-beta"]
+    return any(map(LONG_CONTEXT.search, asked)) and any(
+        (target.price.context_tokens or LONG_CONTEXT_TOKENS) < LONG_CONTEXT_TOKENS
+        for target in chain.targets
+    )
 
 
 def _likely_fits(target: Target, body_bytes: int, estimator: Estimator) -> bool:

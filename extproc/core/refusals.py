@@ -182,8 +182,8 @@ def server_tools() -> Refusal:
 def dearer_variant() -> Refusal:
     """Variants above the listed price (priority tiers, fast modes) have no price to bound."""
     message = (
-        "The request asks for a variant above the standard price (a priority tier, a fast mode or "
-        "a region); a strict budget has no price to bound it with."
+        "The request asks for a variant above the standard price (a priority tier, a fast mode, a "
+        "region or a longer context); a strict budget has no price to bound it with."
     )
     return Refusal(RefusalCode.INVALID_REQUEST, message, param="service_tier")
 

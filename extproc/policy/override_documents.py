@@ -18,6 +18,7 @@ from extproc.policy.yaml_text import Node
 from extproc.values.dialect import Dialect, Operation
 from extproc.values.money import Price
 from extproc.values.wire_names import INTERNAL_PREFIX
+from extproc.wire.capabilities import LONG_CONTEXT, LONG_CONTEXT_TOKENS
 from extproc.wire.errors import WireError
 from extproc.wire.headers import CREDENTIAL_HEADERS, PRIVATE_PREFIXES, SESSION_HEADERS
 from extproc.wire.inference_request import InferenceRequest, parse_inference_request
@@ -83,10 +84,6 @@ _WHY = (
     (_PROMPT, "is the prompt, which is the caller's"),
     (_BILLED, "is billed apart, and no reservation would hold it"),
 )
-_LONG_CONTEXT = re.compile(r"context-[0-9]+m", re.IGNORECASE)
-LONG_CONTEXT_TOKENS = 1_000_000
-"""What Anthropic's ``context-1m`` opens: a reservation for a shorter context would not hold it."""
-
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^`|~-]+")
 _VALUE = re.compile(r"[ -~\t]*")
 _OWN_HEADERS = frozenset(
@@ -131,7 +128,7 @@ def check_overrides(draft: TargetDraft, price: Price, api: Dialect | None) -> No
         )
     context = price.context_tokens or 0
     texts = [value for _, value in overrides.set_headers] + _texts(overrides.params)
-    if context < LONG_CONTEXT_TOKENS and any(map(_LONG_CONTEXT.search, texts)):
+    if context < LONG_CONTEXT_TOKENS and any(map(LONG_CONTEXT.search, texts)):
         section.error(
             "",
             "override_of_context",

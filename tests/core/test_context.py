@@ -10,7 +10,9 @@ from gateway import chat
 from hypothesis import given
 from hypothesis import strategies as st
 from policies import snapshot
+from world import World
 
+from extproc.core.commands import Refuse
 from extproc.core.context import without_narrow
 from extproc.core.estimate import FIRST_BYTES_PER_TOKEN, MAX_BYTES_PER_TOKEN, Estimator
 from extproc.core.routing import Chain
@@ -86,3 +88,34 @@ def test_a_long_body_that_is_no_long_prompt_is_left_to_the_provider(
     operation: Operation, body: dict[str, Any]
 ) -> None:
     assert left(operation, body) == ["small", "large"]
+
+
+LONG_PROMPT = [{"role": "user", "content": "word " * 50_000}]
+"""250 KB: it may be longer than the 200,000 tokens that are reserved at most."""
+
+
+@pytest.mark.parametrize(
+    ("header", "messages", "budget", "refused"),
+    [
+        (b"context-1m-2025-08-07", LONG_PROMPT, True, True),
+        (b"other, Context-1M-x", [{"role": "user", "content": [IMAGE]}], True, True),
+        (b"context-1m-2025-08-07", LONG_PROMPT, False, False),
+        (b"context-1m-2025-08-07", [{"role": "user", "content": "short"}], True, False),
+        (b"interleaved-thinking-2025-05-14", LONG_PROMPT, True, False),
+    ],
+)
+def test_a_context_longer_than_is_reserved_is_not_opened_under_a_strict_budget(
+    header: bytes, messages: Any, budget: bool, refused: bool
+) -> None:
+    model = (
+        "name: one\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: r, target: {provider: anthropic, model: claude-sonnet-4-5}}\n"
+    )
+    money = "---\nname: b\ntype: gateway-budget-config\nbudgets:\n"
+    money += "  - {id: all, ceiling_usd: 100, window: 1d}\n"
+    world = World(model + (money if budget else ""))
+    world.extra = [("anthropic-beta", header)]
+    command = world.ask(chat(model="one", messages=messages))
+    assert isinstance(command, Refuse) is refused
+    if refused:
+        assert "longer context" in command.refusal.message
