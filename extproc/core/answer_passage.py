@@ -16,6 +16,8 @@ from extproc.core.first_token import FirstToken
 from extproc.core.gate import Attempt
 from extproc.core.translated import Translation
 
+_WHOLE = "application/json"
+"""An answer in one piece, also to a request for a stream: it is there with its headers."""
 AS_IT_IS = None
 """A piece that is passed on as the provider sent it."""
 
@@ -71,7 +73,7 @@ class AnswerPassage:
         """The provider's status and type; None while they are held."""
         if self._translation is not None:
             self._content_type = self._translation.on_headers(status, content_type)
-        if self._token is not None and status < 400:
+        if self._token is not None and status < 400 and _WHOLE not in content_type:
             self._held = []
             return None
         return Let(True, self._content_type, [])

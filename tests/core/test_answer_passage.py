@@ -70,7 +70,7 @@ def test_an_answer_without_a_token_goes_on_at_its_end() -> None:
     assert answer.on_body(ROLE, NOW + 30, end=True) == Let(True, "", [None])
 
 
-@pytest.mark.parametrize(("stream", "status"), [(False, 200), (True, 429)])
+@pytest.mark.parametrize(("stream", "status"), [(False, 200), (True, 200), (True, 429)])
 def test_what_is_no_stream_is_not_held(stream: bool, status: int) -> None:
     answer = passage(World(MODEL), stream=stream)
     assert answer.on_headers(status, JSON) == Let(True, "", [])
