@@ -18,6 +18,7 @@ from extproc.dialects.answer import (
     PartEnded,
     PartKind,
     PartStarted,
+    Ping,
     Signature,
     Started,
     Stopped,
@@ -74,6 +75,8 @@ class AnswerTranslator:
         """As the provider reported it last."""
         self.complete = False
         """The answer ended as answers do: its usage is the provider's last word."""
+        self.speaks = False
+        """The stream has said more than that it begins."""
 
     def on_headers(self, status: int, content_type: str) -> AnswerHeaders:
         """The provider's status and type."""
@@ -116,6 +119,8 @@ class AnswerTranslator:
         for place, event in enumerate(events):
             if isinstance(event, Failed):
                 events[place] = Failed(without_keys(event.error))
+            if not isinstance(event, Started | Ping):
+                self.speaks = True
             if isinstance(event, Started | Stopped | Ended):
                 # Also None: a last report that cannot be read makes the earlier ones wrong.
                 self.usage = event.usage
