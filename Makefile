@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test lint unit soak bench bench-peers false-refusals compiled test-compiled proto clean
+.PHONY: up test lint unit soak bench bench-peers bench-pairs false-refusals compiled test-compiled proto clean
 
 up: $(VENV)/.runtime
 	$(BIN)/tokenweir up --policy configs --listen 127.0.0.1:8080 --console 127.0.0.1:8090 --state .state
@@ -49,6 +49,11 @@ bench: compiled
 
 bench-peers: compiled
 	cd $(COMPILED) && ../../$(BIN)/python -m loadtest.bench --results ../../loadtest/results --peers ferrogw,litellm,portkey
+
+# This tree against another, in alternating slices: `make bench-pairs AGAINST=v1.2` (a git ref or a
+# folder). Compiles the other tree too.
+bench-pairs: compiled
+	$(BIN)/python -m loadtest.pairs --tree $(COMPILED) --against $(AGAINST) --compile
 
 # How many affordable calls each kind of budget refuses; seconds, under a virtual clock.
 false-refusals: $(VENV)/.dev
