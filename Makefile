@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test lint unit soak bench bench-peers bench-pairs false-refusals compiled test-compiled proto clean
+.PHONY: up test lint unit soak bench bench-peers bench-pairs bench-streams false-refusals compiled test-compiled proto clean
 
 up: $(VENV)/.runtime
 	$(BIN)/tokenweir up --policy configs --listen 127.0.0.1:8080 --console 127.0.0.1:8090 --state .state
@@ -54,6 +54,10 @@ bench-peers: compiled
 # folder). Compiles the other tree too.
 bench-pairs: compiled
 	$(BIN)/python -m loadtest.pairs --tree $(COMPILED) --against $(AGAINST) --compile
+
+# The time to the first token, translated and not, and 200 streams at 50 events per second.
+bench-streams: compiled
+	cd $(COMPILED) && ../../$(BIN)/python -m loadtest.translated_streams --results ../../loadtest/results
 
 # How many affordable calls each kind of budget refuses; seconds, under a virtual clock.
 false-refusals: $(VENV)/.dev

@@ -14,17 +14,25 @@ LARGE_BYTES = 2_000_000
 """An agent's context with files in it."""
 MEDIUM_MESSAGES = 34
 LARGE_MESSAGES = 340
+MAX_TOKENS = 64
 CALLERS = 256
 """Different users and sessions in turn, so that per-session counters are really looked up."""
 
 _WORDS = "The quick brown fox weighs its tokens before it jumps over the lazy budget. "
 
 
-def chat_body(size_bytes: int, messages: int, *, model: str = MODEL, stream: bool = False) -> bytes:
+def chat_body(
+    size_bytes: int,
+    messages: int,
+    *,
+    model: str = MODEL,
+    stream: bool = False,
+    max_tokens: int = MAX_TOKENS,
+) -> bytes:
     """A chat request of exactly ``size_bytes`` bytes, its text spread over its messages."""
     roles = ("user", "assistant")
     turns = [{"role": roles[number % 2], "content": ""} for number in range(messages)]
-    document: dict[str, object] = {"model": model, "max_tokens": 64, "messages": turns}
+    document: dict[str, object] = {"model": model, "max_tokens": max_tokens, "messages": turns}
     if stream:
         document["stream"] = True
     missing = size_bytes - len(json.dumps(document, separators=(",", ":")))
