@@ -299,7 +299,17 @@ def encode_answer_headers(content_type: str) -> bytes:
 
 def encode_answer_body(body: bytes) -> bytes:
     """The next bytes of a translated answer, in place of the provider's; none hold it back."""
-    return _field(4, _field(1, _field(3, _field(1, body))))
+    return _answer_head(len(body)) + body
+
+
+@lru_cache(maxsize=4_096)
+def _answer_head(size: int) -> bytes:
+    """What is before a body of that size: the heads of ``response_body``, its ``response``, the
+    ``body_mutation`` and its ``body``. Events of a stream come in a few sizes."""
+    head = b""
+    for tag in (b"\x0a", b"\x1a", b"\x0a", b"\x22"):
+        head = tag + _varint(len(head) + size) + head
+    return head
 
 
 def encode_hold(hold_ms: int) -> bytes:
