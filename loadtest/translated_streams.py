@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -36,6 +37,7 @@ STREAMS = 200
 MANY_STREAMS = 400
 """Beyond what is asked for: shown, but no reason to fail."""
 LASTS_S = 10.0
+QUICK_S = 1.5
 STARTS_S = 0.9
 """Streams begin evenly over this, so that all have their first event within a second."""
 FIRST_TOKENS = 400
@@ -131,6 +133,13 @@ class StreamBench:
             way.name: _slice("first_token", way, arrivals, 0.0, (0.0, 0.0), noise)
             for way, (_, _, arrivals) in zip(self.ways, measured, strict=True)
         }
+
+    def hold_quietly(self, way: Way, streams: int, lasts_s: float) -> Held:
+        """The quieter of at most two tries."""
+        tries = [self.hold(way, streams, lasts_s)]
+        if tries[0].slice.noise.cores > NOISE_LIMIT_CORES:
+            tries.append(self.hold(way, streams, lasts_s))
+        return min(tries, key=lambda held: (not held.slice.valid, held.slice.noise.cores))
 
     def hold(self, way: Way, streams: int, lasts_s: float) -> Held:
         """So many streams at once. Rates are of the middle, in which all are open."""
@@ -316,6 +325,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="short: does it work at all?")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON")
     options = parser.parse_args(arguments)
+    if (os.cpu_count() or 1) < 2:
+        print("two cores are needed: one for the gateway, one for the load", file=sys.stderr)
+        return 2
     pin_client()
     with tempfile.TemporaryDirectory(prefix="lt-", ignore_cleanup_errors=True) as folder:
         processes = Processes(Path(folder) / "logs")
@@ -325,7 +337,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             held = []
             for streams in (STREAMS, MANY_STREAMS):
                 for way in bench.ways:
-                    held.append(bench.hold(way, streams, 1.5 if options.quick else LASTS_S))
+                    if options.quick:
+                        held.append(bench.hold(way, streams, QUICK_S))
+                    else:
+                        held.append(bench.hold_quietly(way, streams, LASTS_S))
                     print(_progress(held[-1]), file=sys.stderr, flush=True)
             counters = envoy_counters(bench.governed, _MESSAGE_TIMEOUTS)
         finally:
