@@ -6,6 +6,9 @@ import json
 
 KEY = "tw-load-key"
 MODEL = "intent-fast"
+CHAT_PATH = "/v1/chat/completions"
+MESSAGES_PATH = "/v1/messages"
+"""Anthropic's API, which takes the body of ``chat_body`` too."""
 SMALL_BYTES = 1_068
 """A short chat turn."""
 MEDIUM_BYTES = 200_000
@@ -45,10 +48,12 @@ def chat_body(
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def http_request(body: bytes, caller: int = 0, *, key: str = KEY, extra: str = "") -> bytes:
+def http_request(
+    body: bytes, caller: int = 0, *, key: str = KEY, extra: str = "", path: str = CHAT_PATH
+) -> bytes:
     """A whole HTTP/1.1 request. ``extra`` is more header lines, each ending with CRLF."""
     return (
-        "POST /v1/chat/completions HTTP/1.1\r\n"
+        f"POST {path} HTTP/1.1\r\n"
         "Host: gateway\r\n"
         f"Authorization: Bearer {key}\r\n"
         "Content-Type: application/json\r\n"

@@ -1,9 +1,10 @@
 """``make bench-streams``: what translating a stream costs its caller, and how many are held.
 
 An OpenAI chat caller is served straight by the upstream, through plain Envoy, by the governed
-gateway in the caller's own dialect, and by it translated from each other dialect; the upstream
-sends every provider's own bytes. First one stream at a time, all ways in turn, for the time to the
-first token. Then 200 streams at once of 50 events per second each, way by way; then 400.
+gateway in the caller's own dialect, and by it translated from each other dialect; a caller of
+Anthropic's messages is served from OpenAI. The upstream sends every provider's own bytes. First one
+stream at a time, all ways in turn, for the time to the first token. Then 200 streams at once of 50
+events per second each, way by way; then 400.
 
     python -m loadtest.translated_streams [--quick] [--results FOLDER]
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 import uvloop
 
 from loadtest.bench import RESULTS, machine
-from loadtest.bodies import CALLERS, chat_body, http_request
+from loadtest.bodies import CALLERS, CHAT_PATH, MESSAGES_PATH, chat_body, http_request
 from loadtest.latency import Percentiles, percentiles
 from loadtest.measure import Slice
 from loadtest.processes import Child, Noise, NoiseMeter, Processes, cpu_us
@@ -60,16 +61,17 @@ class Way:
     name: str
     variant: Variant
     model: str
+    path: str = CHAT_PATH
 
     @property
     def translated(self) -> bool:
         """The upstream answers in another dialect."""
-        return self.name.startswith("to-")
+        return "to-" in self.name
 
     def requests(self, events: int) -> list[bytes]:
         """For that many events, from different callers."""
         body = chat_body(BODY_BYTES, 1, model=self.model, stream=True, max_tokens=events)
-        return [http_request(body, caller) for caller in range(CALLERS)]
+        return [http_request(body, caller, path=self.path) for caller in range(CALLERS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class StreamBench:
                 Way(f"to-{name}", self.governed, f"to-{name}")
                 for name in ("anthropic", "gemini", "bedrock")
             ),
+            Way("messages-to-openai", self.governed, own, MESSAGES_PATH),
         )
 
     def first_tokens(self, rounds: int) -> dict[str, Slice]:
@@ -358,7 +361,7 @@ def _progress(held: Held) -> str:
     part = held.slice
     mark = "" if part.valid else f"  INVALID: {part.refused} refused, {part.broken} broken"
     return (
-        f"{held.streams} streams {part.variant:<13} {part.rps:>8,.0f} events/s  "
+        f"{held.streams} streams {part.variant:<18} {part.rps:>8,.0f} events/s  "
         f"noise {part.noise.cores:.2f}{mark}"
     )
 
