@@ -24,6 +24,7 @@ from extproc.dialects.reading_streams import (
     SseStreamReader,
     ended_early,
 )
+from extproc.values.usage import TokenUsage
 
 
 class GeminiStreamReader(SseStreamReader):
@@ -37,8 +38,7 @@ class GeminiStreamReader(SseStreamReader):
         self._started = False
         self._parts = PartSequence()
         self._called = False
-        self._counts: object = None
-        """Every event has the usage so far: only that of the first and the last is read."""
+        self._usage: TokenUsage | None = None
         self._stop: Stop | None = None
 
     def _body_over(self, events: list[Event]) -> None:
@@ -47,8 +47,7 @@ class GeminiStreamReader(SseStreamReader):
             events.append(ended_early())
             return
         stop = Stop.TOOL_CALLS if self._called and self._stop is Stop.END else self._stop
-        usage = usage_of(self._counts)
-        events += (Stopped(stop, usage=usage), Ended(usage))
+        events += (Stopped(stop, usage=self._usage), Ended(self._usage))
 
     def _take(self, data: bytes, events: list[Event]) -> None:
         document = orjson.loads(data)
@@ -59,12 +58,12 @@ class GeminiStreamReader(SseStreamReader):
             events.append(Failed(read_error(status, data)))
             return
         if "usageMetadata" in document:
-            self._counts = document["usageMetadata"]
+            self._usage = usage_of(document["usageMetadata"])
         if not self._started:
             self._started = True
             name = str(document.get("responseId") or self._context.request_id)
             model = str(document.get("modelVersion") or "")
-            events.append(Started(name, model, usage_of(self._counts)))
+            events.append(Started(name, model, self._usage))
         if (document.get("promptFeedback") or {}).get("blockReason"):
             self._stop = Stop.REFUSAL
         for candidate in document.get("candidates") or ():
