@@ -382,8 +382,6 @@ rules:
 def test_bedrock_is_signed_after_it_was_translated() -> None:
     stage, signer, codec = wrapper_filters("bedrock", "env:AWS_ACCESS_KEY_ID")
     assert stage["typed_config"]["processing_mode"]["response_body_mode"] == "STREAMED"
-    # The first token does not wait for an answer to the headers.
-    assert stage["typed_config"]["send_body_without_waiting_for_header_response"] is True
     assert signer["name"] == "envoy.filters.http.aws_request_signing"
     assert signer["typed_config"]["service_name"] == "bedrock"
     assert signer["typed_config"]["region"] == "eu-west-1"
