@@ -19,9 +19,8 @@ from extproc.dialects.conversation import (
     ToolCall,
     ToolResult,
     UntranslatableError,
-    Vendor,
 )
-from extproc.dialects.thinking import MIN_BUDGET_TOKENS, budget_of, in_unsigned_tool_use
+from extproc.dialects.thinking import MIN_BUDGET_TOKENS, budget_of, is_claudes, may_think
 from extproc.dialects.turns import arguments_object
 from extproc.dialects.unsayable import refuse_openais_own
 
@@ -95,7 +94,7 @@ def _block(part: Part, where: str) -> Json | None:
         return _tool_result(part, where)
     if isinstance(part, Media):
         return _media(part, where)
-    if part.vendor is not Vendor.ANTHROPIC:
+    if not is_claudes(part):
         return None
     if part.redacted:
         return {"type": "redacted_thinking", "data": part.signature}
@@ -163,7 +162,7 @@ def _thinking(document: Json, conversation: Conversation, maximum: int) -> list[
     budget = budget_of(wish)
     choice = conversation.tool_choice
     forced = choice is not None and choice.mode in ("required", "named")
-    if forced or in_unsigned_tool_use(conversation.turns):
+    if forced or not may_think(conversation.turns, wish):
         return ["thinking"]
     if wish.mode == "adaptive":
         document["thinking"] = {"type": "adaptive"}

@@ -25,9 +25,8 @@ from extproc.dialects.conversation import (
     ToolChoice,
     ToolResult,
     UntranslatableError,
-    Vendor,
 )
-from extproc.dialects.thinking import MIN_BUDGET_TOKENS, budget_of, in_unsigned_tool_use
+from extproc.dialects.thinking import MIN_BUDGET_TOKENS, budget_of, is_claudes, may_think
 from extproc.dialects.turns import arguments_object
 from extproc.dialects.unsayable import refuse_openais_own
 
@@ -137,7 +136,7 @@ def _blocks(part: Part, where: str) -> list[Json]:
         return _marked([{"toolResult": _tool_result(part, where)}], part.cache)
     if isinstance(part, Media):
         return _marked([_media(part, where)], part.cache)
-    if part.vendor is not Vendor.ANTHROPIC:
+    if not is_claudes(part):
         return []
     return [{"reasoningContent": _reasoning(part)}]
 
@@ -209,7 +208,7 @@ def _thinking(extra: Json, conversation: Conversation, facts: TargetFacts) -> li
         return []
     choice = conversation.tool_choice
     forced = choice is not None and choice.mode in ("required", "named")
-    if _CLAUDE.match(facts.model) is None or forced or in_unsigned_tool_use(conversation.turns):
+    if _CLAUDE.match(facts.model) is None or forced or not may_think(conversation.turns, wish):
         return ["thinking"]
     if wish.mode == "adaptive":
         extra["thinking"] = {"type": "adaptive"}
