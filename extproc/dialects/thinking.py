@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from extproc.dialects.conversation import (
-    Part,
     Role,
-    Text,
     Thinking,
     ThinkingWish,
     ToolResult,
@@ -84,25 +82,18 @@ def is_claudes(thinking: Thinking) -> bool:
     return thinking.vendor is Vendor.ANTHROPIC and bool(thinking.signature)
 
 
-def may_think(turns: Sequence[Turn], wish: ThinkingWish) -> bool:
-    """Whether Claude takes the wish to think at this point. An answer that has begun must begin
-    with a thought of Claude's own: one that is to be gone on with, or that called the tools whose
-    results come now. Where Claude decides by itself whether to think, only the first holds."""
+def may_think(turns: Sequence[Turn], *, adapts: bool) -> bool:
+    """Whether Claude lets itself be asked to think at this point. ``turns`` are those that it is
+    told. An answer that has begun must begin with a thought of its own: one that is to be gone on
+    with, or that called the tools whose results come now. Where it decides by itself whether to
+    think (``adapts``) only the first holds."""
     if not turns:
         return True
     last = turns[-1]
     if last.role is Role.ASSISTANT:
         begun = last
-    elif wish.mode == "adaptive" or not any(isinstance(part, ToolResult) for part in last.parts):
+    elif adapts or not any(isinstance(part, ToolResult) for part in last.parts):
         return True
     else:
         begun = next((turn for turn in reversed(turns) if turn.role is Role.ASSISTANT), last)
-    written = [part for part in begun.parts if not _left_out(part)]
-    return bool(written) and isinstance(written[0], Thinking)
-
-
-def _left_out(part: Part) -> bool:
-    """By Claude's writers."""
-    if isinstance(part, Thinking):
-        return not is_claudes(part)
-    return isinstance(part, Text) and not part.text.strip()
+    return bool(begun.parts) and isinstance(begun.parts[0], Thinking)
