@@ -9,9 +9,6 @@ from extproc.dialects.closed_schema import is_exact
 from extproc.dialects.conversation import Conversation, Json, ThinkingWish, UntranslatableError
 from extproc.dialects.thinking import effort_of
 
-MAX_USER_CHARACTERS = 64
-"""Of ``user`` and ``safety_identifier``. What Claude Code sends as its user is more than twice as
-long."""
 MAX_NAME_CHARACTERS = 64
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _THINKS = re.compile(r"(?:.*[/.])?(?:o[1-9]|gpt-([5-9])(?:\.(\d+))?)(?!\d)(.*)", re.IGNORECASE)
@@ -109,13 +106,6 @@ def sampling_at(
     refused = _SAMPLING if thinks else _PENALTIES
     left_out = [key for key in refused if key in values and values[key] != _PLAIN[key]]
     return {key: value for key, value in values.items() if key not in refused}, left_out
-
-
-def user_at(conversation: Conversation) -> tuple[str | None, list[str]]:
-    """The caller's user, if it is short enough, and what was left out."""
-    if len(conversation.end_user) > MAX_USER_CHARACTERS:
-        return None, ["user"]
-    return conversation.end_user or None, []
 
 
 def strict_at(strict: bool, schema: Json, param: str) -> tuple[bool, list[str]]:

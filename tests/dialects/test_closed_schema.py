@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -137,3 +138,26 @@ def test_any_schema_is_one_that_anthropic_takes_and_stays_that_one(schema: Any) 
     assert open_object(closed, all_required=False) is None
     assert bounded(closed) is None
     assert closed_schema(closed, "f") == (closed, [])
+
+
+ANYTHING: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2) | st.sampled_from(["object", "date", "a"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["type", "properties", "required", "items", "anyOf", "format", "minItems", "minimum",
+             "additionalProperties", "patternProperties", "$defs", "description"]
+        ),
+        inner,
+        max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(ANYTHING)
+def test_a_schema_that_is_none_is_no_error_of_ours(schema: Any) -> None:
+    assert is_exact({"properties": schema}) in (True, False)
+    with contextlib.suppress(UntranslatableError):
+        closed_schema({"type": "object", "properties": schema}, "f")
+        closed_schema(schema if isinstance(schema, dict) else {}, "f")

@@ -13,7 +13,6 @@ from extproc.dialects.openai_models import (
     generation_of,
     sampling_at,
     strict_at,
-    user_at,
 )
 
 OFF = ThinkingWish("off")
@@ -114,9 +113,7 @@ def test_what_the_answer_would_lack_is_refused_by_name(fields: dict[str, Any]) -
     sampling_at(Conversation("m", [], **fields), generation_of("gpt-4o"), "")
 
 
-def test_users_names_and_schemas() -> None:
-    assert user_at(Conversation("m", [], end_user="u")) == ("u", [])
-    assert user_at(Conversation("m", [], end_user="u" * 65)) == (None, ["user"])
+def test_names_and_schemas() -> None:
     assert check_tool_name("a-b_c") == "a-b_c"
     for name in ("x" * 65, "a.b", ""):
         with pytest.raises(UntranslatableError, match="tools"):

@@ -23,6 +23,7 @@ from extproc.dialects.conversation import (
     ToolResult,
     UntranslatableError,
 )
+from extproc.dialects.end_user import ANTHROPIC_CHARACTERS, end_user_id
 from extproc.dialects.turns import arguments_object
 from extproc.dialects.unsayable import refuse_openais_own
 from extproc.wire.call_ids import fitting_call_id
@@ -31,7 +32,6 @@ DEFAULT_MAX_TOKENS = 4_096
 """Anthropic must be told a maximum. The gateway injects one wherever money is counted."""
 MAX_ID_CHARACTERS = 64
 """Anthropic names no bound; Claude on Bedrock has this one."""
-MAX_USER_CHARACTERS = 256
 _MODES = {"auto": "auto", "required": "any", "none": "none", "named": "tool"}
 
 
@@ -182,9 +182,8 @@ def _sampling(document: Json, conversation: Conversation, model: str) -> list[st
     }
     if conversation.seed is not None:
         dropped.append("seed")
-    if len(conversation.end_user) > MAX_USER_CHARACTERS:
-        dropped.append("user")
-    elif conversation.end_user:
-        values["metadata"] = {"user_id": conversation.end_user}
+    if conversation.end_user:
+        user_id = end_user_id(conversation.end_user, ANTHROPIC_CHARACTERS)
+        values["metadata"] = {"user_id": user_id}
     document.update({key: value for key, value in values.items() if value is not None})
     return dropped

@@ -25,13 +25,13 @@ from extproc.dialects.conversation import (
     Turn,
     UntranslatableError,
 )
+from extproc.dialects.end_user import OPENAI_CHARACTERS, end_user_id
 from extproc.dialects.openai_models import (
     check_tool_name,
     effort_at,
     generation_of,
     sampling_at,
     strict_at,
-    user_at,
 )
 from extproc.dialects.unsayable import refuse_extra
 from extproc.wire.call_ids import fitting_call_id
@@ -58,10 +58,8 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
         dropped += told
         if wanted.schema is None and not says_json(document["messages"]):
             document["messages"].insert(0, {"role": "system", "content": JSON_ONLY})
-    user, told = user_at(conversation)
-    dropped += told
-    if user:
-        document["user"] = user
+    if conversation.end_user:
+        document["user"] = end_user_id(conversation.end_user, OPENAI_CHARACTERS)
     if conversation.stream:
         document["stream"] = True
         document["stream_options"] = {"include_usage": True}

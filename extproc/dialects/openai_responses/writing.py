@@ -24,6 +24,7 @@ from extproc.dialects.conversation import (
     UntranslatableError,
     Vendor,
 )
+from extproc.dialects.end_user import OPENAI_CHARACTERS, end_user_id
 from extproc.dialects.openai_chat.writing import data_url, says_json
 from extproc.dialects.openai_models import (
     check_tool_name,
@@ -31,7 +32,6 @@ from extproc.dialects.openai_models import (
     generation_of,
     sampling_at,
     strict_at,
-    user_at,
 )
 from extproc.dialects.unsayable import refuse_extra
 from extproc.wire.call_ids import fitting_call_id
@@ -53,14 +53,14 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
     dropped += _tools(document, conversation)
     effort = _reasoning(document, conversation, facts, dropped)
     sampling, told = sampling_at(conversation, generation_of(facts.model), effort)
-    user, untold = user_at(conversation)
-    dropped += told + untold
+    dropped += told
+    user_id = end_user_id(conversation.end_user, OPENAI_CHARACTERS)
     values = {
         "max_output_tokens": _maximum(conversation),
         **sampling,
         "top_logprobs": conversation.top_logprobs,
         "stream": conversation.stream or None,
-        "safety_identifier": user,
+        "safety_identifier": user_id or None,
     }
     document.update({key: value for key, value in values.items() if value is not None})
     wanted = conversation.answer_format

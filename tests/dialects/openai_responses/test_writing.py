@@ -35,6 +35,7 @@ from extproc.dialects.conversation import (
     UntranslatableError,
     Vendor,
 )
+from extproc.dialects.end_user import end_user_id
 from extproc.dialects.openai_responses.reading import read_request
 from extproc.dialects.openai_responses.writing import write_request
 from extproc.wire.call_ids import fitting_call_id
@@ -176,10 +177,10 @@ def test_sampling_and_efforts_are_those_of_the_model(model: str) -> None:
     assert write_request(conversation, openai(model)).dropped == ("temperature",)
 
 
-def test_a_maximum_is_never_raised_and_a_long_user_left_out() -> None:
+def test_a_maximum_is_never_raised_and_a_long_user_short() -> None:
     with pytest.raises(UntranslatableError, match="max_tokens"):
         strictly(user(Text("x")), max_output_tokens=15)
-    assert "safety_identifier" not in strictly(user(Text("x")), end_user="u" * 65)
+    assert len(strictly(user(Text("x")), end_user="u" * 65)["safety_identifier"]) == 64
     document = strictly(user(Text("x")), answer_format=AnswerFormat())
     assert "JSON" in document["input"][0]["content"]
 
@@ -212,9 +213,10 @@ def test_there_and_back_only_what_is_documented_is_lost(conversation: Conversati
         assert back.tool_choice == conversation.tool_choice
         assert back.parallel_tools == conversation.parallel_tools
     assert back.max_output_tokens == conversation.max_output_tokens
-    for key, told in (("temperature", "temperature"), ("top_p", "top_p"), ("end_user", "user")):
+    assert back.end_user == end_user_id(conversation.end_user, 64)
+    for key in ("temperature", "top_p"):
         value = getattr(conversation, key)
-        assert getattr(back, key) == value or value == 1 or told in request.dropped
+        assert getattr(back, key) == value or value == 1 or key in request.dropped
     assert (back.thinking is None) == (conversation.thinking is None)
 
 
