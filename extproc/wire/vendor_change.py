@@ -27,6 +27,11 @@ MAX_OBJECTS = 1_000_000
 moment; the longest sessions have some ten thousand. One with more is left to the vendor."""
 _CHAT_ID_CHARACTERS = 40
 _RESPONSES_ID_CHARACTERS = 64
+MESSAGES_ID_CHARACTERS = 64
+MAX_ID_BYTES = MESSAGES_ID_CHARACTERS + 2
+"""With its quotes. Anthropic names no bound of ids; with a signature in them they have thousands of
+characters, which the prompt may hold too."""
+_ID_KEYS = {"tool_use": "id", "tool_result": "tool_use_id"}
 _THOUGHTS = ("thinking", "redacted_thinking")
 
 
@@ -78,11 +83,10 @@ def _of_messages(body: JsonObject) -> Change:
     """Anthropic: no thought but its own. Where it is to think (by a budget) and the tools that it
     is given the results of were called without a thought of its own, it refuses to: it does not
     think then, until the next question."""
-    messages, removed = _without_thoughts(_decode_list(body.raw("messages") or b"[]"))
-    edits, dropped = {}, []
-    if removed:
-        edits["messages"] = _joined(messages)
-        dropped.append("messages.thinking")
+    before = [bytes(raw) for raw in _decode_list(body.raw("messages") or b"[]")]
+    dropped: list[str] = []
+    messages = _told(before, dropped)
+    edits = {} if messages == before else {"messages": _joined(messages)}
     if _thinks_by_budget(body) and _in_thoughtless_round(messages):
         edits["thinking"] = b'{"type":"disabled"}'
         dropped.append("thinking")
@@ -92,20 +96,29 @@ def _of_messages(body: JsonObject) -> Change:
     return Change(edits, tuple(dropped))
 
 
-def _without_thoughts(messages: list[msgspec.Raw]) -> tuple[list[bytes], bool]:
-    """The messages without foreign thoughts, and whether there were any."""
-    kept: list[bytes] = []
-    removed = False
-    for message in map(bytes, messages):
+def _told(messages: list[bytes], dropped: list[str]) -> list[bytes]:
+    """The messages without foreign thoughts, and with ids that are not longer for what travels in
+    them."""
+    told: list[bytes] = []
+    for message in messages:
         blocks = _blocks(message) if MARK in message else []
         own = [block for block in blocks if not _is_foreign(block)]
-        if len(own) == len(blocks):
-            kept.append(message)
-            continue
-        removed = True
-        if own:  # a message of nothing else is left out: it may not be empty
-            kept.append(split_object(message).replaced("content", _joined(own)))
-    return kept, removed
+        if len(own) < len(blocks):
+            dropped[:] = ["messages.thinking"]
+        written = [_with_short_id(block) for block in own]
+        if written == blocks:
+            told.append(message)
+        elif written:  # a message of nothing else is left out: it may not be empty
+            told.append(split_object(message).replaced("content", _joined(written)))
+    return told
+
+
+def _with_short_id(block: bytes) -> bytes:
+    key = _ID_KEYS.get(_decode_block(block).type) if MARK in block else None
+    if key is None:
+        return block
+    name = split_object(block).raw(key) or b""
+    return _renamed(block, key, MESSAGES_ID_CHARACTERS) if len(name) > MAX_ID_BYTES else block
 
 
 def _blocks(message: bytes) -> list[bytes]:

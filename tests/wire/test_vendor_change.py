@@ -117,6 +117,16 @@ def test_it_thinks_where_claude_lets_it(turns: Any, thinking: Any) -> None:
     assert "thinking" not in changed(body).dropped
 
 
+def test_signatures_in_ids_are_not_sent_along() -> None:
+    call, other = {**CALL, "id": signed_call_id("call_g1", "QUJD" * 300)}, {**CALL, "id": "c2"}
+    results = [*result(call)["content"], *result(other)["content"]]
+    written = sent(messages(ASK, assistant(call, other), {"role": "user", "content": results}))
+    assert [block["id"] for block in written["messages"][1]["content"]] == ["call_g1", "c2"]
+    assert written["messages"][2]["content"][0]["tool_use_id"] == "call_g1"
+    # One that is only marked passes as it is.
+    assert sent(messages(ASK, assistant(CALL), result(CALL)))["messages"][1]["content"] == [CALL]
+
+
 def test_every_other_byte_stays() -> None:
     numbers = b'{"n":1.50,"big":18446744073709551617}'
     kept = b'{"type" : "tool_use","id":"t\\u0031","name":"f","input":%b}' % numbers
