@@ -20,9 +20,9 @@ from extproc.dialects.conversation import (
     Vendor,
 )
 from extproc.dialects.provider_error import MAX_MESSAGE_CHARACTERS, in_plain_words
-from extproc.dialects.turns import signed_call_id
 from extproc.dialects.usage import token_count
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import signed_call_id
 from extproc.wire.errors import WireError
 
 _STOP = {

@@ -18,10 +18,11 @@ from extproc.dialects.conversation import (
     ToolChoice,
     ToolResult,
     UntranslatableError,
+    Vendor,
 )
 from extproc.dialects.fields import Fields, read_object
-from extproc.dialects.openai_responses.items import thinking_of
 from extproc.dialects.openai_tools import chosen, declared_schema, declared_tool
+from extproc.dialects.thinking import returned_thinking
 from extproc.dialects.turns import add_parts, link_tool_results
 
 _CHANGES_NOTHING = (
@@ -173,7 +174,10 @@ def _reasoning(item: Fields, conversation: Conversation) -> None:
             part.raw("type")
             texts.append(part.text("text"))
             part.done()
-    thinking = thinking_of("\n\n".join(texts), item.text("encrypted_content"), item.text("id"))
+    signature = item.text("encrypted_content")
+    thinking = returned_thinking("\n\n".join(texts), signature, Vendor.OPENAI)
+    if thinking.vendor is Vendor.OPENAI:
+        thinking.item_id = item.text("id")
     add_parts(conversation.turns, Role.ASSISTANT, [thinking])
 
 

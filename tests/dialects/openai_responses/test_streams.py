@@ -34,6 +34,7 @@ from extproc.dialects.openai_responses.streams import (
     ResponseStreamWriter,
 )
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import FOREIGN
 
 CONTEXT = Context("r1", 1_700_000_000, "asked")
 CHECK: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -102,7 +103,7 @@ def test_F50_the_cut_changes_nothing(places: list[int]) -> None:
 def test_thoughts_of_another_vendor_come_back_to_it() -> None:
     writer = ResponseStreamWriter(CONTEXT, Vendor.ANTHROPIC)
     item = told(writer.write(EVENTS))[-1]["response"]["output"][0]
-    assert item["encrypted_content"] == "anthropic.enc"
+    assert item["encrypted_content"] == f"{FOREIGN}anthropic.enc"
 
 
 def test_refusals_and_cut_answers() -> None:
