@@ -110,7 +110,7 @@ class AttemptMachine:
         provider = target.provider.name
         applicable = generation.applicable(caller.envelope, caller.credential, model, provider)
         self._counts_likely = applicable.counts_likely
-        if applicable.bounds_money and (request.server_tools or request.priority_tier):
+        if applicable.bounds_money and request.unpriced_at(target.translated):
             return self._refuse(refusals.unbounded(request))
         if applicable.watches_money and request.generates and request.max_output_tokens is None:
             # No limit on the first provider counted dollars, one on this provider does.

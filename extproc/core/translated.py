@@ -147,7 +147,7 @@ class Translation:
         )
         self._attempt = attempt
         attempt.translated = True
-        context = context._replace(vendor=vendor_of(target))
+        context = context._replace(vendor=vendor_of(target), known_as=conversation.known_as)
         self._answer = AnswerTranslator(caller, dialect, context, stream=conversation.stream)
 
     @property

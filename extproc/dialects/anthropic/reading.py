@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import orjson
 
 from extproc.dialects.conversation import (
@@ -30,10 +32,15 @@ _PLAIN_VALUES = {
     "inference_geo": ("global",),
 }
 """Fields that choose where and how fast Anthropic serves, with the values that ask for nothing."""
-_CHANGES_NOTHING = ("context_management", "diagnostics")
-"""Anthropic's own housekeeping of long conversations: elsewhere the whole of it is sent."""
+_CHANGES_NOTHING = ("context_hint", "context_management", "diagnostics", "safeguards")
+"""Anthropic's own housekeeping of long conversations and its own checks of what agents do:
+elsewhere the whole conversation is sent. Claude Code sends some of them on every turn."""
 _TOOL_HINTS = ("allowed_callers", "defer_loading", "eager_input_streaming", "input_examples")
 """How Anthropic loads and streams a tool: the tool stays the same without."""
+_HOSTED = re.compile(
+    r"(?:web_search|web_fetch|advisor|tool_search_tool_regex|tool_search_tool_bm25)_[0-9]{8}"
+)
+"""Tools that only Anthropic runs, and that agents declare beside their own."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none", "tool": "named"}
 
 
@@ -44,12 +51,15 @@ def read_request(body: bytes) -> Conversation:
     conversation.system = _system(fields)
     for message in fields.objects("messages"):
         role = message.needed_text("role")
-        if role not in ("user", "assistant"):
-            raise message.untranslatable("role", "only user and assistant speak here")
-        add_parts(conversation.turns, Role(role), _parts(message, conversation))
+        if role == "system":
+            add_parts(conversation.turns, Role.USER, _reminders(message, conversation))
+        elif role in ("user", "assistant"):
+            add_parts(conversation.turns, Role(role), _parts(message, conversation))
+        else:
+            raise message.untranslatable("role", "only user, assistant and system speak here")
         message.done()
     link_tool_results(conversation.turns)
-    conversation.tools = [_tool(tool, conversation) for tool in fields.objects("tools")]
+    _tools(fields, conversation)
     _tool_choice(fields.object("tool_choice"), conversation)
     conversation.max_output_tokens = fields.integer("max_tokens")
     conversation.stream = bool(fields.boolean("stream"))
@@ -147,6 +157,18 @@ def _parts(message: Fields, conversation: Conversation) -> list[Part]:
     return [_part(block, conversation) for block in message.objects("content")]
 
 
+def _reminders(message: Fields, conversation: Conversation) -> list[Part]:
+    """What the operator says in the middle. Where no API but Anthropic's knows such a thing, Claude
+    Code itself says it so, in the user's turn."""
+    texts = _parts(message, conversation)
+    for text in texts:
+        if not isinstance(text, Text):
+            raise message.untranslatable("content", "instructions are text")
+        text.text = f"<system-reminder>\n{text.text}\n</system-reminder>"
+    conversation.dropped.append("messages.role")
+    return texts
+
+
 def _part(block: Fields, conversation: Conversation) -> Part:
     kind = block.needed_text("type")
     made: Part
@@ -191,6 +213,11 @@ def _tool_result(block: Fields, conversation: Conversation) -> ToolResult:
         parts.append(Text(block.text("content")))
     else:
         for inner in block.objects("content"):
+            if inner.text("type") == "tool_reference":
+                # Found by the caller's own search. Elsewhere all tools are there from the start.
+                parts.append(Text(f"The tool {inner.needed_text('tool_name')} can be called now."))
+                inner.done()
+                continue
             part = _part(inner, conversation)
             if not isinstance(part, Text | Media):
                 raise inner.untranslatable("type", "a tool's result holds text, images, documents")
@@ -227,12 +254,29 @@ def _media(block: Fields, kind: str, conversation: Conversation) -> Media:
     return made
 
 
+def _tools(fields: Fields, conversation: Conversation) -> None:
+    """Hosted tools beside the caller's own are left out, and it is told; alone, or chosen, they are
+    what was asked for, so they are refused."""
+    hosted = []
+    for tool in fields.objects("tools"):
+        if _HOSTED.fullmatch(tool.text("type")):
+            hosted.append(tool)
+        else:
+            conversation.tools.append(_tool(tool, conversation))
+    chosen = fields.object("tool_choice")
+    for tool in hosted:
+        name = tool.text("name")
+        if not conversation.tools or (chosen is not None and chosen.text("name") == name):
+            raise tool.untranslatable("type", "only Anthropic runs this tool")
+        conversation.dropped.append(f"tools.{name}")
+
+
 def _tool(tool: Fields, conversation: Conversation) -> Tool:
     if tool.text("type", "custom") != "custom":
         raise tool.untranslatable("type", "tools that Anthropic defines are not carried")
     for key in _TOOL_HINTS:
         if tool.raw(key) is not None:
-            conversation.dropped.append(tool.at(key))
+            conversation.dropped.append(f"tools.{key}")
     made = Tool(
         tool.needed_text("name"),
         tool.text("description"),

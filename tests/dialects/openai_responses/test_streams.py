@@ -28,7 +28,7 @@ from extproc.dialects.answer import (
     Stopped,
 )
 from extproc.dialects.codec import Context, StreamError
-from extproc.dialects.conversation import Vendor
+from extproc.dialects.conversation import KnownAs, Vendor
 from extproc.dialects.openai_responses.streams import (
     ResponseStreamReader,
     ResponseStreamWriter,
@@ -69,6 +69,37 @@ def told(data: bytes) -> list[dict[str, Any]]:
             documents.append(json.loads(text.partition("\ndata: ")[2]))
             CHECK.validate_python(documents[-1])
     return documents
+
+
+@pytest.mark.parametrize("step", [1, 4, 100])
+def test_free_text_arrives_as_it_is_written(step: int) -> None:
+    """Codex's patches: no event waits for the end of the call."""
+    known_as = {"apply_patch": KnownAs("custom", "apply_patch")}
+    arguments = '{"input": "*** Begin\\n+x"}'
+    events = [
+        Started("resp_1", "m", None, 5),
+        PartStarted(0, PartKind.TOOL_CALL, "c1", "apply_patch"),
+        *(Delta(0, arguments[at : at + step]) for at in range(0, len(arguments), step)),
+        PartEnded(0),
+        Stopped(Stop.TOOL_CALLS, usage=FINAL),
+        Ended(FINAL),
+    ]
+    documents = told(ResponseStreamWriter(CONTEXT._replace(known_as=known_as)).write(events))
+    kinds = [document["type"] for document in documents]
+    assert not [kind for kind in kinds if "arguments" in kind]
+    deltas = [one["delta"] for one in documents if one["type"].endswith("input.delta")]
+    assert "".join(deltas) == "*** Begin\n+x"
+    assert len(deltas) > 1 or step == 100
+    (done,) = [one for one in documents if one["type"] == "response.custom_tool_call_input.done"]
+    assert done["input"] == "*** Begin\n+x"
+    item = documents[kinds.index("response.output_item.done")]["item"]
+    assert item == {
+        "id": "ctc_1_0", "type": "custom_tool_call", "status": "completed", "call_id": "c1",
+        "name": "apply_patch", "input": "*** Begin\n+x",
+    }  # fmt: skip
+    assert documents[-1]["response"]["output"] == [item]
+    added = documents[kinds.index("response.output_item.added")]["item"]
+    assert added["input"] == ""
 
 
 def test_events_are_those_of_the_official_sdk_numbered_and_whole() -> None:
