@@ -158,7 +158,7 @@ _REQUEST = record(
         ),
         "top_logprobs": number(0, 20, whole=True),
         "top_p": number(0, 1),
-        "user": TEXT,
+        "user": text(most=64),
         "verbosity": one_of("low", "medium", "high"),
         "web_search_options": OBJECT,
     },

@@ -21,6 +21,7 @@ from extproc.dialects.conversation import (
     UntranslatableError,
     Vendor,
 )
+from extproc.dialects.end_user import ANTHROPIC_CHARACTERS, end_user_id
 from extproc.dialects.thinking import MIN_BUDGET_TOKENS, budget_of, in_unsigned_tool_use
 from extproc.dialects.turns import arguments_object
 from extproc.dialects.unsayable import refuse_openais_own
@@ -199,6 +200,7 @@ def _sampling(document: Json, conversation: Conversation) -> list[str]:
     if conversation.seed is not None:
         dropped.append("seed")
     if conversation.end_user:
-        values["metadata"] = {"user_id": conversation.end_user}
+        user_id = end_user_id(conversation.end_user, ANTHROPIC_CHARACTERS)
+        values["metadata"] = {"user_id": user_id}
     document.update({key: value for key, value in values.items() if value is not None})
     return dropped

@@ -26,6 +26,7 @@ from extproc.dialects.conversation import (
     Turn,
     UntranslatableError,
 )
+from extproc.dialects.end_user import OPENAI_CHARACTERS, end_user_id
 from extproc.dialects.thinking import effort_of
 from extproc.dialects.unsayable import refuse_extra
 
@@ -50,7 +51,7 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
     if conversation.answer_format is not None:
         document["response_format"] = _format(conversation.answer_format)
     if conversation.end_user:
-        document["user"] = conversation.end_user
+        document["user"] = end_user_id(conversation.end_user, OPENAI_CHARACTERS)
     if conversation.stream:
         document["stream"] = True
         document["stream_options"] = {"include_usage": True}

@@ -23,6 +23,7 @@ from extproc.dialects.conversation import (
     UntranslatableError,
     Vendor,
 )
+from extproc.dialects.end_user import OPENAI_CHARACTERS, end_user_id
 from extproc.dialects.openai_chat.writing import REASONING_MODEL, data_url
 from extproc.dialects.thinking import effort_of
 from extproc.dialects.unsayable import refuse_extra
@@ -45,7 +46,7 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
         "top_p": conversation.top_p,
         "top_logprobs": conversation.top_logprobs,
         "stream": conversation.stream or None,
-        "safety_identifier": conversation.end_user or None,
+        "safety_identifier": end_user_id(conversation.end_user, OPENAI_CHARACTERS) or None,
     }
     document.update({key: value for key, value in values.items() if value is not None})
     wish = conversation.thinking
