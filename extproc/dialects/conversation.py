@@ -156,11 +156,12 @@ class Tool:
 
 @dataclass(slots=True, frozen=True)
 class KnownAs:
-    """A tool that the caller's API knows in a form of its own, where every other knows a function:
-    a call of it is told to the caller in that form."""
+    """A tool that the caller's API knows in a form or by a name of its own, where every other knows
+    a function: a call of it is told to the caller in that form."""
 
     kind: str
-    """``function`` (in a namespace), ``custom`` or ``tool_search``: OpenAI's Responses API."""
+    """``function`` (in a namespace, or with a name that is too long elsewhere), ``custom`` or
+    ``tool_search`` (OpenAI's Responses API)."""
     name: str
     namespace: str = ""
 

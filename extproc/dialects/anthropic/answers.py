@@ -106,7 +106,9 @@ def usage_of(usage: object) -> TokenUsage | None:
 
 def write_answer(answer: Answer, context: Context) -> bytes:
     """The answer as a message."""
-    content = [block for part in answer.parts if (block := written_block(part)) is not None]
+    content = [
+        block for part in answer.parts if (block := written_block(part, context)) is not None
+    ]
     document = {
         **written_head(answer.answer_id, answer.model, context),
         "content": content,
@@ -128,7 +130,7 @@ def written_head(answer_id: str, model: str, context: Context) -> Json:
     }
 
 
-def written_block(part: Part) -> Json | None:
+def written_block(part: Part, context: Context) -> Json | None:
     """A part as a block. Thinking of another vendor is shown with an empty signature, which only
     says that it cannot be given back: Anthropic's writers leave it out."""
     if isinstance(part, Text):
@@ -136,7 +138,7 @@ def written_block(part: Part) -> Json | None:
     if isinstance(part, Refused):
         return {"type": "text", "text": part.text, "citations": None}
     if isinstance(part, ToolCall):
-        block = {"type": "tool_use", "id": part.call_id, "name": part.name}
+        block = {"type": "tool_use", "id": part.call_id, "name": own_name(part.name, context)}
         return {**block, "input": shown_arguments(part.arguments)}
     if isinstance(part, Thinking):
         if part.redacted:
@@ -144,6 +146,12 @@ def written_block(part: Part) -> Json | None:
         signature = part.signature if part.vendor is Vendor.ANTHROPIC else ""
         return {"type": "thinking", "thinking": part.text, "signature": signature}
     return None
+
+
+def own_name(name: str, context: Context) -> str:
+    """A tool's name as the caller declared it, which may be too long for others."""
+    known = context.known_as.get(name)
+    return name if known is None else known.name
 
 
 def shown_arguments(arguments: str) -> Json:

@@ -10,6 +10,7 @@ from extproc.dialects.conversation import (
     AnswerFormat,
     CacheMark,
     Conversation,
+    KnownAs,
     Media,
     Part,
     Role,
@@ -23,6 +24,7 @@ from extproc.dialects.conversation import (
     Vendor,
 )
 from extproc.dialects.fields import Fields, read_object
+from extproc.dialects.tool_names import short_name
 from extproc.dialects.turns import add_parts, link_tool_results
 from extproc.wire.errors import WireError
 
@@ -197,7 +199,7 @@ def _part(block: Fields, conversation: Conversation) -> Part:
 def _tool_call(block: Fields) -> ToolCall:
     call = ToolCall(
         block.needed_text("id"),
-        block.needed_text("name"),
+        short_name(block.needed_text("name")),
         orjson.dumps(block.json("input") or {}).decode(),
         cache=_cache(block),
     )
@@ -215,7 +217,8 @@ def _tool_result(block: Fields, conversation: Conversation) -> ToolResult:
         for inner in block.objects("content"):
             if inner.text("type") == "tool_reference":
                 # Found by the caller's own search. Elsewhere all tools are there from the start.
-                parts.append(Text(f"The tool {inner.needed_text('tool_name')} can be called now."))
+                name = short_name(inner.needed_text("tool_name"))
+                parts.append(Text(f"The tool {name} can be called now."))
                 inner.done()
                 continue
             part = _part(inner, conversation)
@@ -277,13 +280,16 @@ def _tool(tool: Fields, conversation: Conversation) -> Tool:
     for key in _TOOL_HINTS:
         if tool.raw(key) is not None:
             conversation.dropped.append(f"tools.{key}")
+    name = tool.needed_text("name")
     made = Tool(
-        tool.needed_text("name"),
+        short_name(name),
         tool.text("description"),
         tool.json("input_schema") or {"type": "object", "properties": {}},
         tool.boolean("strict"),
         _cache(tool),
     )
+    if made.name != name:
+        conversation.known_as[made.name] = KnownAs("function", name)
     tool.done()
     return made
 
@@ -294,7 +300,7 @@ def _tool_choice(choice: Fields | None, conversation: Conversation) -> None:
     mode = _CHOICES.get(choice.needed_text("type"))
     if mode is None:
         raise WireError("tool_choice.type is unknown.", param="tool_choice.type")
-    conversation.tool_choice = ToolChoice(mode, choice.text("name"))
+    conversation.tool_choice = ToolChoice(mode, short_name(choice.text("name")))
     alone = choice.boolean("disable_parallel_tool_use")
     if alone is not None:
         conversation.parallel_tools = not alone

@@ -25,6 +25,7 @@ from extproc.dialects.answer import (
 from extproc.dialects.anthropic.answers import (
     STOP_REASON,
     error_document,
+    own_name,
     read_error,
     stop_of,
     usage_of,
@@ -200,7 +201,8 @@ class MessageStreamWriter:
         self._kind = event.kind
         block: Json
         if event.kind is PartKind.TOOL_CALL:
-            block = {"type": "tool_use", "id": event.call_id, "name": event.name, "input": {}}
+            name = own_name(event.name, self._context)
+            block = {"type": "tool_use", "id": event.call_id, "name": name, "input": {}}
         elif event.redacted:
             block = {"type": "redacted_thinking", "data": event.redacted}
         elif event.kind is PartKind.THINKING:

@@ -7,7 +7,6 @@ becomes one, and a call of it becomes for the caller what it declared.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 
@@ -17,11 +16,9 @@ from extproc.dialects.conversation import Conversation, Json, KnownAs, Text, Too
 from extproc.dialects.fields import Fields
 from extproc.dialects.openai_responses.free_text import FIELD, arguments_of, text_of
 from extproc.dialects.openai_tools import declared_tool
+from extproc.dialects.tool_names import short_name
 
 FUNCTION, CUSTOM, TOOL_SEARCH = "function", "custom", "tool_search"
-MAX_NAME_CHARACTERS = 64
-"""Of a function at OpenAI, Bedrock and Google; Anthropic takes twice as many."""
-_DIGEST_CHARACTERS = 8
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _HOSTED = ("web_search", "web_search_preview", "image_generation")
 """Tools that only OpenAI runs, and that agents declare beside their own on every turn."""
@@ -32,11 +29,7 @@ def function_name(name: str, namespace: str) -> str:
     if not namespace:
         return name
     between = "" if namespace.endswith("_") else "__"
-    joined = _NOT_IN_A_NAME.sub("_", f"{namespace}{between}{name}")
-    if len(joined) <= MAX_NAME_CHARACTERS:
-        return joined
-    digest = hashlib.sha256(joined.encode()).hexdigest()[:_DIGEST_CHARACTERS]
-    return f"{joined[: MAX_NAME_CHARACTERS - _DIGEST_CHARACTERS - 1]}_{digest}"
+    return short_name(_NOT_IN_A_NAME.sub("_", f"{namespace}{between}{name}"))
 
 
 def read_call(item: Fields, kind: str) -> ToolCall:

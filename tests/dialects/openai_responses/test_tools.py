@@ -17,10 +17,10 @@ from extproc.dialects.conversation import (
 )
 from extproc.dialects.openai_responses.reading import read_request
 from extproc.dialects.openai_responses.tools import (
-    MAX_NAME_CHARACTERS,
     function_name,
     written_call,
 )
+from extproc.dialects.tool_names import MAX_NAME_CHARACTERS
 
 SHELL = {"type": "function", "name": "shell", "parameters": {"type": "object"}, "strict": False}
 PATCH = {
