@@ -34,9 +34,9 @@ _INCOMPLETE = {
 _FAILED_CODE = {
     "rate_limit": "rate_limit_exceeded",
     "context_length": "context_length_exceeded",
-    "overloaded": "server_is_overloaded",
 }
-"""Codes of a failed response that clients branch on: Codex compacts, waits or tries again."""
+"""Codes of a failed response that clients branch on: Codex waits, or compacts. It tries again after
+``server_error``, but not where OpenAI calls itself overloaded: another provider may be well."""
 
 
 def read_answer(body: bytes, context: Context) -> Answer:

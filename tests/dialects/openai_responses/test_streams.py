@@ -130,6 +130,23 @@ def test_F50_the_cut_changes_nothing(places: list[int]) -> None:
     assert read(*cut(STREAM, places)) == EVENTS
 
 
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("overloaded", "server_error"),  # which Codex tries again
+        ("api", "server_error"),
+        ("rate_limit", "rate_limit_exceeded"),
+        ("context_length", "context_length_exceeded"),  # which makes Codex compact
+    ],
+)
+def test_a_failed_stream_says_what_codex_branches_on(kind: str, code: str) -> None:
+    events: list[Event] = [EVENTS[0], Failed(ProviderError(529, kind, "words"))]
+    data = ResponseStreamWriter(CONTEXT).write(events).decode()
+    last = json.loads(data.split("\n\n")[-2].partition("\ndata: ")[2])
+    assert last["type"] == "response.failed"
+    assert last["response"]["error"] == {"code": code, "message": "words"}
+
+
 def test_thoughts_of_another_vendor_come_back_to_it() -> None:
     writer = ResponseStreamWriter(CONTEXT, Vendor.ANTHROPIC)
     item = told(writer.write(EVENTS))[-1]["response"]["output"][0]
