@@ -367,11 +367,11 @@ def test_claude_code_10627_a_change_of_vendor_and_back_breaks_no_signature() -> 
     for to in (OPENAI, GEMINI):
         assert "mine" not in json.dumps(sent(MESSAGES, to, body))
     assert "sig" in json.dumps(sent(MESSAGES, BEDROCK, body))  # Claude, elsewhere
-    # There: what another model thought is shown without a signature.
+    # There: what another model thought is shown.
     message = {"role": "assistant", "content": "ok", "reasoning_content": "theirs"}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
     told = answered(MESSAGES, OPENAI, {"id": "c", "model": "m", "choices": choices})
-    assert told["content"][0] == {"type": "thinking", "thinking": "theirs", "signature": ""}
+    assert (told["content"][0]["type"], told["content"][0]["thinking"]) == ("thinking", "theirs")
     # And back: it is not sent to Claude, Claude's own is.
     history += [
         {"role": "assistant", "content": told["content"]},
@@ -380,6 +380,14 @@ def test_claude_code_10627_a_change_of_vendor_and_back_breaks_no_signature() -> 
     back = json.dumps(sent(MESSAGES, BEDROCK, body))
     assert "theirs" not in back
     assert "mine" in back
+
+
+@pytest.mark.parametrize("to", [ANTHROPIC, BEDROCK], ids=["anthropic", "bedrock"])
+def test_claude_code_10627_no_thought_of_another_vendor_reaches_claude(to: To) -> None:
+    """Nor do those that OpenAI sealed for Codex, or that stand in a chat."""
+    body = {"input": recorded("codex_turn")["input"][:5]}
+    assert "Looking at the test" in json.dumps(body)
+    assert "Looking at the test" not in json.dumps(sent(RESPONSES, to, body))
 
 
 # -- Codex ----------------------------------------------------------------------------------------
