@@ -33,7 +33,12 @@ _PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJg"
     "gg=="
 )
-_SCHEMA: Json = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+_SCHEMA: Json = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
 _ASK: Json = {"role": "user", "content": "hi"}
 
 _TOOL_FUNCTION: Json = {"name": "f", "description": "d", "parameters": _SCHEMA}

@@ -16,7 +16,7 @@ from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bou
 from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
 from extproc.core.holds import ScopeValues, scope_key
-from extproc.core.translated import Translation, refusal_of
+from extproc.core.translated import Translation, edits_at, refusal_of
 from extproc.core.velocity import Counted, TooFast
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import UntranslatableError
@@ -199,11 +199,13 @@ class AttemptMachine:
         self._counted = []  # the attempt's own from here on
         self._gate.breakers.sent(target.name, entry.chain.breaker, self._now_ms)
         maximum = None if request is self._arrived else request.max_output_tokens
-        return self._sent(
-            attempt,
-            rewrite(request, target.model, maximum, False),
-            () if request is self._whole else (("clamped", f"max_tokens={maximum}"),),
-        )
+        edits, dropped = edits_at(request, target)
+        notes: tuple[tuple[str, str], ...] = ()
+        if request is not self._whole:
+            notes = (("clamped", f"max_tokens={maximum}"),)
+        if dropped:
+            notes = (*notes, ("dropped", ",".join(dropped)))
+        return self._sent(attempt, rewrite(request, target.model, maximum, False, edits), notes)
 
     def _sent(
         self, attempt: Attempt, body: bytes, notes: tuple[tuple[str, str], ...]

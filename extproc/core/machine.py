@@ -36,7 +36,7 @@ from extproc.core.holds import (
 )
 from extproc.core.model_list import model_list
 from extproc.core.routing import Chain, Route, text_bytes
-from extproc.core.translated import without_unsayable
+from extproc.core.translated import edits_at, without_unsayable
 from extproc.core.velocity import Counted, TooFast
 from extproc.core.verification import credential_of, sender_of, verified
 from extproc.ledger.port import Account, Denied, Granted, Hold
@@ -447,16 +447,15 @@ class RequestMachine:
         gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         inject_usage = needs_usage_injected(request)
         way = self._way
+        edits, dropped = edits_at(request, target, None if way is None else way.edits)
         notes: Sequence[tuple[str, str]] = ()
-        if granted.degraded or way is not None or request is not self._asked:
-            notes = notes_of(self._asked, request, way, granted.degraded)
+        if granted.degraded or dropped or way is not None or request is not self._asked:
+            notes = notes_of(self._asked, request, way, granted.degraded, dropped)
         self.state = State.DONE
         return Forward(
             chain,
             self.operation,
-            rewrite(
-                request, target.model, maximum, inject_usage, None if way is None else way.edits
-            ),
+            rewrite(request, target.model, maximum, inject_usage, edits),
             inject_usage,
             self._generation.number,
             self._plan.rules,
@@ -479,7 +478,7 @@ class RequestMachine:
         return Forward(
             self._chain,
             self.operation,
-            rewrite(self._request, target.model, None, False),
+            rewrite(self._request, target.model, None, False, edits_at(self._request, target)[0]),
             False,
             self._generation.number,
             "",

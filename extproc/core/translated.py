@@ -27,7 +27,9 @@ from extproc.values.dialect import Dialect, Operation
 from extproc.values.refusal import Refusal, RefusalCode
 from extproc.wire.errors import WireError
 from extproc.wire.inference_request import InferenceRequest
+from extproc.wire.reasoning import Edits
 from extproc.wire.usage import Reported
+from extproc.wire.vendor_change import MARK, change_of
 
 CALLERS: dict[Operation, CallerDialect] = {
     Operation.CHAT_COMPLETIONS: OpenAiChat(),
@@ -113,6 +115,18 @@ def vendor_of(target: Target) -> Vendor:
         if pattern.match(target.canonical_model):
             return vendor
     return Vendor.OTHER
+
+
+def edits_at(
+    request: InferenceRequest, target: Target, edits: Edits | None = None
+) -> tuple[Edits | None, tuple[str, ...]]:
+    """What of the request's body a target must be sent otherwise than it came: ``edits`` and, where
+    it speaks the caller's own API, what another vendor left in the conversation; and what is left
+    out with that, for people."""
+    if MARK not in request.body.body or request.operation in target.translated:
+        return edits, ()
+    change = change_of(request)
+    return {**(edits or {}), **change.edits}, change.dropped
 
 
 def provider_headers(headers: Sequence[tuple[str, bytes]]) -> tuple[tuple[str, str], ...]:

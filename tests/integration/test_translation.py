@@ -404,35 +404,6 @@ def test_no_event_is_held_back(gateway: Gateway, chat: openai.OpenAI) -> None:
     assert arrived[-1] - arrived[1] > 0.3
 
 
-def test_a_session_changes_its_vendor_and_comes_back(
-    gateway: Gateway, claude: anthropic.Anthropic
-) -> None:
-    """Thinking and tools: what Claude signed is kept for Claude, and left out for others. Between
-    two turns: inside a tool's round Claude itself demands a thought of its own."""
-    every_provider(gateway, answer="thinking_tools")
-    messages: list[Any] = list(HI)
-    for model in ("claude", "gpt", "claude", "rock", "claude"):
-        message = claude.messages.create(
-            model=model,
-            max_tokens=4_000,
-            messages=messages,
-            tools=ANTHROPIC_TOOLS,
-            thinking={"type": "enabled", "budget_tokens": 1_024},
-        )
-        calls = [block for block in message.content if block.type == "tool_use"]
-        assert calls, model
-        content = [block.model_dump(exclude_none=True) for block in message.content]
-        results = [
-            {"type": "tool_result", "tool_use_id": call.id, "content": "Sunny."} for call in calls
-        ]
-        messages += [
-            {"role": "assistant", "content": content},
-            {"role": "user", "content": results},
-            {"role": "assistant", "content": "It is sunny."},
-            {"role": "user", "content": "And tomorrow?"},
-        ]
-
-
 def test_bedrock_is_signed_and_gemini_and_azure_get_their_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gateway: Gateway
 ) -> None:

@@ -11,10 +11,11 @@ from extproc.demo.strict.anthropic_shape import BETA_REQUEST, COUNTED, REQUEST
 from extproc.demo.strict.claude import (
     Sampling,
     check_first_block,
+    check_model,
     check_sampling,
     check_thinking,
 )
-from extproc.demo.strict.schemas import open_object
+from extproc.demo.strict.schemas import bounded, open_object
 from extproc.demo.strict.shape import Misfit, dotted
 
 MAX_CACHE_MARKS = 4
@@ -162,6 +163,10 @@ def _check_closed(where: str, schema: Json) -> None:
         raise BadRequestError(
             f"{where}: For 'object' type, 'additionalProperties' must be explicitly set to false"
         )
+    bound = bounded(schema)
+    if bound:
+        kind, name = bound
+        raise BadRequestError(f"{where}: For '{kind}' type, property '{name}' is not supported")
 
 
 _ONLY_IN = {
@@ -252,6 +257,7 @@ def _check_thinking(body: Json, turns: list[_Turn]) -> None:
     check_sampling(body["model"], sampling)
     thinking = body.get("thinking")
     check_thinking(thinking, sampling)
+    check_model(body["model"], thinking, sampling)
     if _leading_results(turns[-1]):
         loop = turns[-2]
         check_first_block(thinking, loop.place, loop.blocks[0]["type"])

@@ -15,7 +15,6 @@ from extproc.dialects.conversation import (
     Part,
     Role,
     Text,
-    Thinking,
     ThinkingWish,
     Tool,
     ToolCall,
@@ -24,6 +23,7 @@ from extproc.dialects.conversation import (
     Vendor,
 )
 from extproc.dialects.fields import Fields, read_object
+from extproc.dialects.thinking import returned_thinking
 from extproc.dialects.tool_names import short_name
 from extproc.dialects.turns import add_parts, link_tool_results
 from extproc.wire.errors import WireError
@@ -185,11 +185,10 @@ def _part(block: Fields, conversation: Conversation) -> Part:
         made = _tool_result(block, conversation)
     elif kind == "thinking":
         signature = block.text("signature")
-        # Without a signature it is another vendor's, as we showed it: Anthropic would refuse it.
-        vendor = Vendor.ANTHROPIC if signature else Vendor.OTHER
-        made = Thinking(block.text("thinking"), signature, vendor)
+        made = returned_thinking(block.text("thinking"), signature, Vendor.ANTHROPIC)
     elif kind == "redacted_thinking":
-        made = Thinking("", block.text("data"), Vendor.ANTHROPIC, redacted=True)
+        made = returned_thinking("", block.text("data"), Vendor.ANTHROPIC)
+        made.redacted = True
     else:
         raise block.untranslatable("type", f"content of the type {kind[:40]!r} is not carried")
     block.done()

@@ -24,9 +24,9 @@ from extproc.dialects.provider_error import (
     in_plain_words,
     kind_of_status,
 )
-from extproc.dialects.turns import signed_call_id
 from extproc.dialects.usage import token_count
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import signed_call_id
 from extproc.wire.errors import WireError
 
 _STOP = {

@@ -17,9 +17,10 @@ from extproc.dialects.conversation import (
     Text,
     Thinking,
     ToolCall,
+    Vendor,
 )
-from extproc.dialects.openai_responses.items import encrypted_content, thinking_of
 from extproc.dialects.openai_responses.tools import written_call
+from extproc.dialects.thinking import given_signature, returned_thinking
 from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
@@ -82,7 +83,10 @@ def item_parts(item: Json) -> list[Part]:
         texts = [part["text"] for key in ("summary", "content") for part in item.get(key) or ()]
         encrypted = item.get("encrypted_content") or ""
         if texts or encrypted:
-            return [thinking_of("\n\n".join(texts), encrypted, item.get("id") or "")]
+            thinking = returned_thinking("\n\n".join(texts), encrypted, Vendor.OPENAI)
+            if thinking.vendor is Vendor.OPENAI:
+                thinking.item_id = item.get("id") or ""
+            return [thinking]
     return []
 
 
@@ -177,7 +181,7 @@ def written_item(
     if isinstance(part, Thinking):
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         item: Json = {"id": part.item_id or f"rs_{name}", "type": "reasoning", "summary": summary}
-        encrypted = encrypted_content(part)
+        encrypted = given_signature(part, Vendor.OPENAI)
         return {**item, "encrypted_content": encrypted} if encrypted else item
     return None
 

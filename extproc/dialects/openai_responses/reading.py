@@ -16,9 +16,9 @@ from extproc.dialects.conversation import (
     ToolChoice,
     ToolResult,
     UntranslatableError,
+    Vendor,
 )
 from extproc.dialects.fields import Fields, read_object
-from extproc.dialects.openai_responses.items import thinking_of
 from extproc.dialects.openai_responses.tools import (
     CUSTOM,
     FUNCTION,
@@ -27,6 +27,7 @@ from extproc.dialects.openai_responses.tools import (
     read_call,
 )
 from extproc.dialects.openai_tools import chosen, declared_schema
+from extproc.dialects.thinking import returned_thinking
 from extproc.dialects.turns import add_parts, link_tool_results
 
 _CHANGES_NOTHING = (
@@ -184,7 +185,10 @@ def _reasoning(item: Fields, conversation: Conversation) -> None:
             part.raw("type")
             texts.append(part.text("text"))
             part.done()
-    thinking = thinking_of("\n\n".join(texts), item.text("encrypted_content"), item.text("id"))
+    signature = item.text("encrypted_content")
+    thinking = returned_thinking("\n\n".join(texts), signature, Vendor.OPENAI)
+    if thinking.vendor is Vendor.OPENAI:
+        thinking.item_id = item.text("id")
     add_parts(conversation.turns, Role.ASSISTANT, [thinking])
 
 

@@ -32,7 +32,6 @@ from extproc.dialects.openai_responses.answers import (
     written_item,
 )
 from extproc.dialects.openai_responses.free_text import FreeText
-from extproc.dialects.openai_responses.items import thinking_of
 from extproc.dialects.reading_streams import (
     BROKEN_STATUS,
     PartSequence,
@@ -40,6 +39,7 @@ from extproc.dialects.reading_streams import (
     ended_early,
 )
 from extproc.dialects.sse import sse_event
+from extproc.dialects.thinking import returned_thinking
 from extproc.values.usage import TokenUsage
 
 _PING = b": ping\n\n"
@@ -104,7 +104,7 @@ class ResponseStreamReader(SseStreamReader):
     def _item_done(self, item: Json, events: list[Event]) -> None:
         encrypted = item.get("encrypted_content") if item["type"] == "reasoning" else None
         if encrypted:
-            thinking = thinking_of("", encrypted, str(item.get("id") or ""))
+            thinking = returned_thinking("", encrypted, Vendor.OPENAI)
             self._parts.go_on(PartKind.THINKING, events)
             events.append(Signature(self._parts.number, thinking.signature))
         self._parts.close(events)

@@ -103,7 +103,7 @@ def test_a_turn_of_an_agent_with_thinking_tools_and_images_in_a_result() -> None
     ]
 
 
-def test_thinking_that_another_vendor_wrote_is_known_by_its_missing_signature() -> None:
+def test_thinking_without_a_signature_is_nobodys() -> None:
     block = {"type": "thinking", "thinking": "hm", "signature": ""}
     assert turns({"role": "assistant", "content": [block]})[0].parts == [Thinking("hm")]
 

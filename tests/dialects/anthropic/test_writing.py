@@ -109,7 +109,7 @@ def test_signed_thinking_goes_back_to_its_vendor_and_no_other_does() -> None:
         (ThinkingWish("budget", 2_000), {"type": "enabled", "budget_tokens": 2_000}),
         (ThinkingWish("effort", effort="low"), {"type": "enabled", "budget_tokens": 2_048}),
         (ThinkingWish("effort", effort="high"), {"type": "enabled", "budget_tokens": 4_000}),
-        (ThinkingWish("adaptive"), {"type": "adaptive"}),
+        (ThinkingWish("adaptive"), {"type": "enabled", "budget_tokens": 4_000}),
         (ThinkingWish("off"), None),
         (ThinkingWish("effort", effort="none"), None),
     ],
@@ -178,8 +178,8 @@ def test_what_anthropic_cannot_be_told_is_refused_by_name(
 
 @pytest.mark.parametrize("arguments", ["{", "[1]", '"x"'])
 def test_arguments_that_are_no_object_are_refused_not_lost(arguments: str) -> None:
-    with pytest.raises(UntranslatableError, match=r"messages\[0\]"):
-        written(assistant(ToolCall("t", "f", arguments)))
+    with pytest.raises(UntranslatableError, match=r"messages\[1\]"):
+        written(user(Text("x")), assistant(ToolCall("t", "f", arguments)))
 
 
 def test_there_and_back_is_the_same_conversation() -> None:

@@ -82,6 +82,7 @@ def test_an_agents_turn_with_thinking_tools_images_and_documents() -> None:
             Text("and?"),
             ToolResult("t1", [Text("one"), Media("image", "image/jpeg", data="QQ==")], True),
         ),
+        tools=[Tool("f", "d", {"type": "object"})],
     )
     first, second, third = (message["content"] for message in document["messages"])
     assert first[2]["document"]["name"] == "a b c pdf"
@@ -95,7 +96,7 @@ def test_an_agents_turn_with_thinking_tools_images_and_documents() -> None:
 
 
 def test_limits_choice_and_formats() -> None:
-    schema = {"type": "object"}
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
     document = written(
         user(Text("x")),
         tools=[Tool("f", "", schema, strict=True)],

@@ -87,7 +87,7 @@ def test_calls_and_results_with_names_and_images() -> None:
 
 def test_signatures_go_back_and_calls_of_other_models_carry_the_documented_stand_in() -> None:
     def signatures(*calls: ToolCall, facts: TargetFacts = THREE) -> list[Any]:
-        parts = written(assistant(*calls), facts=facts)["contents"][0]["parts"]
+        parts = written(user(Text("x")), assistant(*calls), facts=facts)["contents"][1]["parts"]
         return [part.get("thoughtSignature") for part in parts]
 
     own = ToolCall("c1", "f", "{}", signature="QUJD")
@@ -104,6 +104,7 @@ def test_tools_choice_and_format() -> None:
         tools=[Tool("f", "d", schema)],
         tool_choice=ToolChoice("named", "f"),
         answer_format=AnswerFormat(schema),
+        facts=THREE,
         max_output_tokens=7,
         temperature=0.5,
         stop=["s"],
@@ -136,7 +137,7 @@ def test_tools_choice_and_format() -> None:
             {"thinkingBudget": 1_024, "includeThoughts": True},
         ),
         (FLASH, ThinkingWish("adaptive"), {"thinkingBudget": -1, "includeThoughts": True}),
-        (THREE, ThinkingWish("off"), {"thinkingLevel": "minimal"}),
+        (THREE, ThinkingWish("off"), {"thinkingLevel": "low", "includeThoughts": False}),
         (
             THREE,
             ThinkingWish("budget", 20_000),
@@ -172,7 +173,7 @@ def test_what_is_left_out_is_told() -> None:
         (Conversation("m", [user(Media("image", "", url="https://x/y"))]), "messages[0]"),
         (Conversation("m", [user(Media("image", "", file_id="f"))]), "messages[0]"),
         (Conversation("m", [user(ToolResult("c", [Text("x")]))]), "messages[0]"),
-        (Conversation("m", [assistant(ToolCall("c", "f", "["))]), "messages[0]"),
+        (Conversation("m", [user(Text("x")), assistant(ToolCall("c", "f", "["))]), "messages[1]"),
     ],
 )
 def test_what_google_cannot_be_told_is_refused_by_name(

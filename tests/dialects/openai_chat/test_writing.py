@@ -95,7 +95,7 @@ def test_a_refusal_goes_back_as_one() -> None:
 
 
 def test_tools_choice_format_and_limits() -> None:
-    schema = {"type": "object"}
+    schema = {"type": "object", "additionalProperties": False}
     document = written(
         user(Text("x")),
         tools=[Tool("f", "d", schema, True)],
@@ -124,12 +124,12 @@ def test_a_stream_asks_for_its_usage() -> None:
 @pytest.mark.parametrize(
     ("wish", "effort"),
     [
-        (ThinkingWish("off"), "none"),
+        (ThinkingWish("off"), "minimal"),
         (ThinkingWish("budget", 1_024), "low"),
         (ThinkingWish("budget", 10_000), "medium"),
         (ThinkingWish("budget", 32_000), "high"),
         (ThinkingWish("adaptive"), "medium"),
-        (ThinkingWish("effort", effort="xhigh"), "xhigh"),
+        (ThinkingWish("effort", effort="xhigh"), "high"),
     ],
 )
 def test_thinking_becomes_an_effort_where_the_model_thinks(wish: ThinkingWish, effort: str) -> None:

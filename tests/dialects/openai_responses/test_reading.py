@@ -25,7 +25,10 @@ from extproc.dialects.conversation import (
     Vendor,
 )
 from extproc.dialects.openai_responses.reading import read_request
+from extproc.wire.call_ids import FOREIGN
 from extproc.wire.errors import WireError
+
+MARKED = f"{FOREIGN}anthropic.s"
 
 
 def read(**fields: Any) -> Conversation:
@@ -52,7 +55,7 @@ def test_a_turn_as_codex_sends_it() -> None:
                 "summary": [{"type": "summary_text", "text": "hm"}],
                 "encrypted_content": "enc",
             },
-            {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "anthropic.s"},
+            {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": MARKED},
             {
                 "type": "message",
                 "role": "assistant",

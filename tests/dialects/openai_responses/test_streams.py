@@ -34,6 +34,7 @@ from extproc.dialects.openai_responses.streams import (
     ResponseStreamWriter,
 )
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import FOREIGN
 
 CONTEXT = Context("r1", 1_700_000_000, "asked")
 CHECK: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -150,7 +151,7 @@ def test_a_failed_stream_says_what_codex_branches_on(kind: str, code: str) -> No
 def test_thoughts_of_another_vendor_come_back_to_it() -> None:
     writer = ResponseStreamWriter(CONTEXT, Vendor.ANTHROPIC)
     item = told(writer.write(EVENTS))[-1]["response"]["output"][0]
-    assert item["encrypted_content"] == "anthropic.enc"
+    assert item["encrypted_content"] == f"{FOREIGN}anthropic.enc"
 
 
 def test_refusals_and_cut_answers() -> None:

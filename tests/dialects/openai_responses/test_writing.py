@@ -86,7 +86,7 @@ def test_tools_choice_and_formats() -> None:
         tool_choice=ToolChoice("named", "f"),
         parallel_tools=False,
         answer_format=AnswerFormat(schema, "n", strict=True),
-        max_output_tokens=7,
+        max_output_tokens=70,
     )
     assert document["tools"] == [
         {"type": "function", "name": "f", "description": "d", "parameters": schema,
@@ -122,9 +122,9 @@ def test_there_and_back_is_the_same_conversation() -> None:
             user(ToolResult("c1", [Text("one")], name="f"), Text("more")),
         ],
         system=[Text("be brief")],
-        tools=[Tool("f", "d", {"type": "object"}, strict=True)],
+        tools=[Tool("f", "d", {"type": "object", "additionalProperties": False}, strict=True)],
         tool_choice=ToolChoice("required"),
-        max_output_tokens=5,
+        max_output_tokens=50,
         temperature=0.25,
         dropped=["store"],
     )
