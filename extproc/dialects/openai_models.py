@@ -103,7 +103,8 @@ def sampling_at(
     if generation.version < (5, 1):
         for key in ("logprobs", "logit_bias", "stop"):
             if getattr(conversation, key):
-                raise UntranslatableError(key, "a model that always thinks does not take it")
+                name = "stop_sequences" if key == "stop" else key
+                raise UntranslatableError(name, "a model that always thinks does not take it")
     thinks = effort != "none" and (bool(effort) or generation.thinks_unasked)
     refused = _SAMPLING if thinks else _PENALTIES
     left_out = [key for key in refused if key in values and values[key] != _PLAIN[key]]

@@ -13,6 +13,8 @@ import openai
 import pytest
 from gateway import GATEWAY, KEY, Gateway, base_policy
 
+from extproc.wire.call_ids import FOREIGN
+
 TARGETS = {
     "claude": ("anthropic", "claude-haiku-4-5"),
     "rock": ("bedrock", "anthropic.claude-haiku-4-5"),
@@ -174,6 +176,18 @@ def test_between_two_questions(
         assert "thinking" not in session.dropped.split(",") or model in ("gpt", "deep")
         session.messages.append({"role": "user", "content": "And then?"})
     assert sent_to_provider(gateway)["thinking"] == THINKING
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("other", ["rock", "deep", "gem", "gem3"])
+def test_the_thoughts_of_every_vendor_are_shown(
+    gateway: Gateway, claude: anthropic.Anthropic, other: str, stream: bool
+) -> None:
+    answer_with(gateway, "thinking")
+    message = Session(claude, stream=stream).ask(other)
+    assert [block.type for block in message.content] == ["thinking", "text"]
+    assert message.content[0].thinking
+    assert message.content[0].signature.startswith(FOREIGN) is (other != "rock")
 
 
 def test_counting_the_tokens_of_such_a_conversation(claude: anthropic.Anthropic) -> None:

@@ -4,6 +4,7 @@ are complete, with ids, names, thoughts and wishes of any vendor."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 from extproc.demo.signatures import call_text, sealed, sign
 from extproc.dialects.conversation import (
     AnswerFormat,
-    CacheMark,
     Conversation,
     Media,
     Part,
@@ -148,15 +148,14 @@ WISHES = st.none() | st.one_of(
         show=st.sampled_from(["", "summarized"]),
     ),
 )
-FORMATS = (
-    st.none()
-    | st.builds(
-        AnswerFormat,
-        st.sampled_from([None, CLOSED, OPEN, NESTED, MAP]),
-        name=st.just("answer"),
-        strict=st.sampled_from([None, False]),
-    )
-    | st.just(AnswerFormat(CLOSED, "answer", strict=True))
+FORMATS = st.sampled_from(
+    [
+        None,
+        AnswerFormat(),
+        *(AnswerFormat(schema, "answer", strict=None) for schema in (CLOSED, OPEN, NESTED, MAP)),
+        AnswerFormat(MAP, "answer", strict=False),
+        AnswerFormat(CLOSED, "answer", strict=True),
+    ]
 )
 TOOLS = st.lists(st.sampled_from(TOOL_NAMES), unique=True).flatmap(
     lambda names: st.tuples(
@@ -198,11 +197,19 @@ def conversations(draw: st.DrawFn) -> Conversation:
     return Conversation("asked", draw(turns_of()), **fields)
 
 
-def marked(conversation: Conversation) -> Conversation:
-    """With a cache mark on its last text."""
-    for turn in reversed(conversation.turns):
-        for part in reversed(turn.parts):
-            if isinstance(part, Text):
-                part.cache = CacheMark("5m")
-                return conversation
-    return conversation
+def plain_json(text: str) -> str:
+    """JSON text as every writer spaces it."""
+    return json.dumps(json.loads(text), separators=(",", ":"))
+
+
+def changed_parts(turns: list[Turn], change: Callable[[Part], Part | None]) -> list[Turn]:
+    """The turns with each part as ``change`` has it, and without those that it has none of;
+    neighbours of one role are one turn."""
+    made: list[Turn] = []
+    for turn in turns:
+        parts = [part for part in map(change, turn.parts) if part is not None]
+        if parts and made and made[-1].role is turn.role:
+            made[-1].parts += parts
+        elif parts:
+            made.append(Turn(turn.role, parts))
+    return made

@@ -129,8 +129,9 @@ def _user(turn: Turn, where: str) -> list[Json]:
     for part in turn.parts:
         if isinstance(part, ToolResult):
             call_id = _id(part.call_id)
-            texts = [item for item in part.parts if isinstance(item, Text)]
-            media = [item for item in part.parts if isinstance(item, Media)]
+            said = [_worded(item) for item in part.parts]
+            texts = [item for item in said if isinstance(item, Text)]
+            media = [item for item in said if isinstance(item, Media)]
             messages.append(
                 {"role": "tool", "tool_call_id": call_id, "content": _result(part, texts)}
             )
@@ -161,6 +162,8 @@ def _result(result: ToolResult, texts: Sequence[Text]) -> str | list[Json]:
 
 
 def _content(part: Part, where: str) -> Json:
+    if isinstance(part, Media):
+        part = _worded(part)
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
     if not isinstance(part, Media):
@@ -180,9 +183,14 @@ def _content(part: Part, where: str) -> Json:
     return _document(part, where)
 
 
+def _worded(part: Text | Media) -> Text | Media:
+    """A document in plain text as the text that it is."""
+    if isinstance(part, Text) or not part.text:
+        return part
+    return Text(f"{part.name}\n\n{part.text}" if part.name else part.text)
+
+
 def _document(part: Media, where: str) -> Json:
-    if part.text:
-        return {"type": "text", "text": f"{part.name}\n\n{part.text}" if part.name else part.text}
     if part.url or part.file_id or not part.data:
         raise UntranslatableError(where, "a document must be inline for OpenAI's chat API")
     name = part.name or "document.pdf"
