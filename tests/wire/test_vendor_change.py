@@ -48,7 +48,7 @@ def sent(body: dict[str, Any], operation: Operation = Operation.MESSAGES) -> dic
     """As the caller's own vendor gets it, which must take it."""
     request = parse_inference_request(operation, orjson.dumps(body))
     written: dict[str, Any] = json.loads(
-        rewrite(request, "claude-haiku-4-5", None, False, change_of(request).edits)
+        rewrite(request, "claude-opus-4-6", None, False, change_of(request).edits)
     )
     if operation is Operation.MESSAGES:
         anthropic_messages.check(json.loads(json.dumps(written)), beta=True)
