@@ -95,7 +95,11 @@ def is_exact(schema: Json) -> bool:
         if value.get("type") == "object" or isinstance(properties, dict):
             if value.get("additionalProperties") is not False:
                 return False
-            if not set(properties or ()) <= set(value.get("required") or ()):
+            required = value.get("required") or []
+            if not isinstance(properties or {}, dict) or not isinstance(required, list):
+                return False
+            named = {name for name in required if isinstance(name, str)}
+            if not named.issuperset(properties or {}):
                 return False
         for key, inner in value.items():
             if key in _SCHEMAS and isinstance(inner, dict):
