@@ -22,6 +22,9 @@ from extproc.wire.json_object import JsonObject, split_object
 
 MARK = FOREIGN.encode()
 """A request without it has nothing that is edited here."""
+MAX_OBJECTS = 1_000_000
+"""JSON objects in a conversation, braces in its texts counted too. Each may take 50 bytes for a
+moment; the longest sessions have some ten thousand. One with more is left to the vendor."""
 _CHAT_ID_CHARACTERS = 40
 _RESPONSES_ID_CHARACTERS = 64
 _THOUGHTS = ("thinking", "redacted_thinking")
@@ -63,7 +66,7 @@ def change_of(request: InferenceRequest) -> Change:
     """The change that the caller's own vendor needs. What cannot be read is left to the vendor to
     refuse."""
     edit = _EDITS.get(request.operation)
-    if edit is None:
+    if edit is None or request.body.body.count(b"{") > MAX_OBJECTS:
         return NO_CHANGE
     try:
         return edit(request.body)

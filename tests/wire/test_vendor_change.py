@@ -15,7 +15,7 @@ from extproc.demo.strict import anthropic_messages, openai_chat
 from extproc.values.dialect import Operation
 from extproc.wire.call_ids import FOREIGN, marked_call_id, signed_call_id
 from extproc.wire.inference_request import parse_inference_request, rewrite
-from extproc.wire.vendor_change import MARK, NO_CHANGE, Change, change_of
+from extproc.wire.vendor_change import MARK, MAX_OBJECTS, NO_CHANGE, Change, change_of
 
 FOREIGN_THOUGHT = {"type": "thinking", "thinking": "hm", "signature": f"{FOREIGN}google.QQ"}
 REDACTED = {"type": "redacted_thinking", "data": f"{FOREIGN}openai.redacted.x"}
@@ -180,6 +180,11 @@ def test_what_cannot_be_read_is_left_to_the_vendor(operation: Operation) -> None
         body = {"model": "m", "max_tokens": 5, "messages": odd, "input": odd, "thinking": odd}
         change = changed({**body, "note": FOREIGN}, operation)
         assert change == NO_CHANGE or not change.dropped
+
+
+def test_a_body_of_endless_objects_is_not_taken_apart() -> None:
+    body = b'{"model":"m","max_tokens":5,"messages":[%b{"x":"%b"}]}' % (b"{}," * MAX_OBJECTS, MARK)
+    assert change_of(parse_inference_request(Operation.MESSAGES, body)) == NO_CHANGE
 
 
 BLOCKS = st.sampled_from(

@@ -39,6 +39,7 @@ _NO_SIGNATURE = "skip_thought_signature_validator"
 _NEWER = re.compile(r"(?:.*/)?gemini-[3-9]")
 """Models that want the signatures of calls back, and think by level; those before think by
 budget."""
+_TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
 _LEVELS = (
     (re.compile(r"(?:.*/)?gemini-3-pro"), ("low", "high")),
     (re.compile(r"(?:.*/)?gemini-[3-9](?:\.\d+)?-pro"), ("low", "medium", "high")),
@@ -180,6 +181,8 @@ def _tool_result(result: ToolResult, where: str) -> list[Json]:
 
 
 def _tool(tool: Tool) -> Json:
+    if not _TOOL_NAME.fullmatch(tool.name):
+        raise UntranslatableError("tools", "a name begins with a letter or _ for Google")
     declaration: Json = {"name": tool.name, "parametersJsonSchema": tool.schema}
     if tool.description:
         declaration["description"] = tool.description

@@ -267,6 +267,11 @@ def test_calls_come_after_a_users_turn() -> None:
     strictly(user(Text("")), assistant(call), user(result), facts=FLASH, system=[Text("")])
 
 
+def test_a_tool_whose_name_google_refuses_is_refused_by_name() -> None:
+    with pytest.raises(UntranslatableError, match="tools"):
+        strictly(user(Text("x")), facts=FLASH, tools=[Tool("3d", "d", CLOSED)])
+
+
 MODELS = (
     "gemini-2.0-flash", "gemini-2.5-pro", "gemini-2.5-flash", "gemini-2.5-flash-lite",
     "gemini-3-pro-preview", "gemini-3.1-pro", "gemini-3-flash-preview",
