@@ -451,3 +451,26 @@ def test_a_body_above_32_mib_is_refused_in_the_clients_shape(gateway: Gateway) -
     answer = Recording("codex_old", "gpt").send(gateway, b" " * (LARGEST_BYTES + 1))
     assert answer.status_code == 413
     assert answer.json()["error"]["code"]
+
+
+# -- models and warm-up ---------------------------------------------------------------------------
+
+
+def test_both_clients_find_the_models_they_may_use(gateway: Gateway) -> None:
+    """Claude Code asks for a long page with its own headers, Codex names its version."""
+    claude_code = Recording("claude_code_title", "claude").headers
+    for query, headers in (("?limit=1000", claude_code), ("?client_version=0.154.0", {})):
+        sent = {**headers, "x-api-key": KEY}
+        answer = httpx.get(f"{gateway.url}/v1/models{query}", headers=sent, timeout=10)
+        assert answer.status_code == 200, answer.text
+        assert {model["id"] for model in answer.json()["data"]} >= set(PROVIDERS)
+    theirs = anthropic.Anthropic(base_url=gateway.url, api_key=KEY, max_retries=0)
+    assert {model.id for model in theirs.models.list()} >= set(PROVIDERS)
+
+
+def test_a_warm_up_that_nobody_serves_is_a_plain_404(gateway: Gateway) -> None:
+    for method, path in (("HEAD", "/api/hello"), ("POST", "/v1/responses/compact")):
+        answer = httpx.request(
+            method, gateway.url + path, headers={"x-api-key": KEY}, content=b"{}", timeout=10
+        )
+        assert answer.status_code == 404
