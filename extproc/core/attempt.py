@@ -121,7 +121,7 @@ class AttemptMachine:
         applicable = generation.applicable(caller.envelope, caller.credential, model, provider)
         self._counts_likely = applicable.counts_likely
         if applicable.bounds_money and (
-            request.server_tools or request.priority_tier or self._is_longer(request)
+            request.unpriced_at(target.translated) or self._is_longer(request)
         ):
             return self._refuse(refusals.unbounded(request))
         if applicable.watches_money and request.generates and request.max_output_tokens is None:

@@ -273,7 +273,7 @@ class RequestMachine:
             plan = self._make_plan(target, "")
         self._plan = plan
         applicable = plan.applicable
-        if applicable.bounds_money and (request.server_tools or request.priority_tier):
+        if applicable.bounds_money and request.unpriced_at(target.translated):
             return self._refuse(refusals.unbounded(request))
         if applicable.counts_sessions:
             credential = caller.credential
@@ -409,7 +409,7 @@ class RequestMachine:
         moved = "".join([f" {hold.limit.key}@{hold.scope_value}" for hold in way.moved])
         plan = self._caller.plans.get((self.operation, request.model, target.name + moved))
         self._plan = plan = plan or self._make_plan(target, moved)
-        if plan.applicable.bounds_money and (request.server_tools or request.priority_tier):
+        if plan.applicable.bounds_money and request.unpriced_at(target.translated):
             return self._refuse(refusals.unbounded(request))
         return self._reserve(way.chain)
 

@@ -137,7 +137,7 @@ def provider_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 class Translation:
     """One attempt's: its request, and its answer as it arrives."""
 
-    __slots__ = ("_answer", "_attempt", "_endpoint", "request")
+    __slots__ = ("_answer", "_attempt", "_endpoint", "_unread", "request")
 
     def __init__(
         self,
@@ -155,9 +155,11 @@ class Translation:
         self.request: WrittenRequest = dialect.write_request(
             conversation, _facts(target, operation, headers)
         )
+        set_headers = {name for name, _ in self.request.headers}
+        self._unread = [name for name, _ in headers if name not in set_headers]
         self._attempt = attempt
         attempt.translated = True
-        context = context._replace(vendor=vendor_of(target))
+        context = context._replace(vendor=vendor_of(target), known_as=conversation.known_as)
         self._answer = AnswerTranslator(caller, dialect, context, stream=conversation.stream)
 
     @property
@@ -182,7 +184,8 @@ class Translation:
     @property
     def dropped(self) -> str:
         """What was left out of the request because the target has no equal, for people."""
-        return ",".join(dict.fromkeys(self.request.dropped))[:_MAX_SAID_CHARACTERS]
+        left_out = dict.fromkeys((*self.request.dropped, *self._unread))
+        return ",".join(left_out)[:_MAX_SAID_CHARACTERS]
 
     def on_headers(self, status: int, content_type: str) -> str:
         """The content type that the caller gets."""

@@ -125,6 +125,19 @@ def test_an_azure_target_of_the_dated_api_is_asked_under_its_deployment() -> Non
     assert azure.endpoints[CHAT].path(CHAT, "gpt-4o") == made.path
 
 
+def test_headers_that_only_anthropic_reads_are_passed_on_or_said_to_be_left_out() -> None:
+    body = request(Operation.MESSAGES, max_tokens=5).body.body
+    betas = (("anthropic-beta", "effort-2025-11-24"),)
+    for at, left_out in ((GEMINI, "anthropic-beta"), (GPT, "anthropic-beta")):
+        attempt = Attempt("r1/1", at, NOTHING)
+        made = Translation(attempt, Operation.MESSAGES, body, CONTEXT, betas)
+        assert made.dropped == left_out
+    chat = request(max_tokens=5).body.body
+    made = Translation(Attempt("r1/1", CLAUDE, NOTHING), CHAT, chat, CONTEXT, betas)
+    assert made.dropped == ""
+    assert betas[0] in made.headers
+
+
 def test_what_is_left_out_is_said() -> None:
     assert translation(GEMINI, user="u1").dropped == "user"
     assert translation(GEMINI).dropped == ""

@@ -32,7 +32,7 @@ class _Turn(NamedTuple):
 def check(body: Json, *, beta: bool = False, counting: bool = False) -> None:
     """Raises BadRequestError."""
     for message in body["messages"]:
-        if message["role"] == "system":
+        if message["role"] == "system" and not beta:
             raise BadRequestError(
                 'messages: Unexpected role "system". The Messages API accepts a top-level `system` '
                 'parameter, not "system" as an input message role.'
@@ -70,6 +70,9 @@ def _turns(messages: list[Json]) -> list[_Turn]:
     for place, message in enumerate(messages):
         content = message["content"]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if message["role"] == "system":
+            _check_instructions(place, messages)
+            continue
         if not blocks and place + 1 < len(messages):
             raise BadRequestError(
                 f"messages.{place}: all messages must have non-empty content except for the "
@@ -82,6 +85,12 @@ def _turns(messages: list[Json]) -> list[_Turn]:
     if turns[0].role != "user":
         raise BadRequestError('messages: first message must use the "user" role')
     return turns
+
+
+def _check_instructions(place: int, messages: list[Json]) -> None:
+    """What the operator says in the middle stands behind what the user said (a beta)."""
+    if place == 0 or messages[place - 1]["role"] == "assistant":
+        raise BadRequestError(f"messages.{place}: a system message must follow a user message")
 
 
 def _check_words(body: Json, turns: list[_Turn]) -> None:

@@ -125,6 +125,8 @@ _ITEM = tagged(
         "custom_tool_call_output": OBJECT,
         "local_shell_call": OBJECT,
         "local_shell_call_output": OBJECT,
+        "tool_search_call": OBJECT,
+        "tool_search_output": OBJECT,
         "compaction": OBJECT,
     },
     default="message",

@@ -108,8 +108,9 @@ def usage_of(usage: object) -> TokenUsage | None:
 
 def write_answer(answer: Answer, context: Context) -> bytes:
     """The answer as a message."""
-    vendor = context.vendor
-    content = [block for part in answer.parts if (block := written_block(part, vendor)) is not None]
+    content = [
+        block for part in answer.parts if (block := written_block(part, context)) is not None
+    ]
     document = {
         **written_head(answer.answer_id, answer.model, context),
         "content": content,
@@ -131,7 +132,7 @@ def written_head(answer_id: str, model: str, context: Context) -> Json:
     }
 
 
-def written_block(part: Part, vendor: Vendor) -> Json | None:
+def written_block(part: Part, context: Context) -> Json | None:
     """A part as a block. What is not Claude's is marked (``wire.call_ids.FOREIGN``): Claude refuses
     others' thoughts, and to think on after calls that it did not think about."""
     if isinstance(part, Text):
@@ -139,7 +140,8 @@ def written_block(part: Part, vendor: Vendor) -> Json | None:
     if isinstance(part, Refused):
         return {"type": "text", "text": part.text, "citations": None}
     if isinstance(part, ToolCall):
-        block = {"type": "tool_use", "id": shown_id(part.call_id, vendor), "name": part.name}
+        name, call_id = own_name(part.name, context), shown_id(part.call_id, context.vendor)
+        block = {"type": "tool_use", "id": call_id, "name": name}
         return {**block, "input": shown_arguments(part.arguments)}
     if isinstance(part, Thinking):
         signature = given_signature(part, Vendor.ANTHROPIC)
@@ -147,6 +149,12 @@ def written_block(part: Part, vendor: Vendor) -> Json | None:
             return {"type": "redacted_thinking", "data": signature}
         return {"type": "thinking", "thinking": part.text, "signature": signature}
     return None
+
+
+def own_name(name: str, context: Context) -> str:
+    """A tool's name as the caller declared it, which may be too long for others."""
+    known = context.known_as.get(name)
+    return name if known is None else known.name
 
 
 def shown_id(call_id: str, vendor: Vendor) -> str:

@@ -25,6 +25,7 @@ from extproc.dialects.answer import (
 from extproc.dialects.anthropic.answers import (
     STOP_REASON,
     error_document,
+    own_name,
     read_error,
     shown_id,
     stop_of,
@@ -211,8 +212,8 @@ class MessageStreamWriter:
         self._unsigned = event.kind is PartKind.THINKING and not event.redacted
         block: Json
         if event.kind is PartKind.TOOL_CALL:
-            call_id = shown_id(event.call_id, vendor)
-            block = {"type": "tool_use", "id": call_id, "name": event.name, "input": {}}
+            name, call_id = own_name(event.name, self._context), shown_id(event.call_id, vendor)
+            block = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
         elif event.redacted:
             thinking = Thinking("", event.redacted, vendor, redacted=True)
             data = given_signature(thinking, Vendor.ANTHROPIC)
