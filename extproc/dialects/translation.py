@@ -63,7 +63,7 @@ class AnswerTranslator:
         self._context = context
         self._stream = stream
         """The caller asked for a stream."""
-        self._status = 200
+        self._status, self._error_name = 200, ""
         self._reader: StreamReader | None = None
         self._writer: StreamWriter | None = None
         self._held: list[bytes] = []
@@ -73,9 +73,9 @@ class AnswerTranslator:
         self.complete = False
         """The answer ended as answers do: its usage is the provider's last word."""
 
-    def on_headers(self, status: int, content_type: str) -> AnswerHeaders:
-        """The provider's status and type."""
-        self._status = status
+    def on_headers(self, status: int, content_type: str, error_name: str = "") -> AnswerHeaders:
+        """The provider's status and type, and what its headers call an error."""
+        self._status, self._error_name = status, error_name
         answered = status < 400
         if answered and content_type.partition(";")[0].strip().lower() in _STREAMS:
             self._reader = self._target.stream_reader(self._context)
@@ -101,7 +101,7 @@ class AnswerTranslator:
 
     def _whole(self, body: bytes) -> bytes:
         if self._status >= 400:
-            error = self._target.read_error(self._status, body)
+            error = self._target.read_error(self._status, body, self._error_name)
             return self._caller.write_error(error, self._context)
         answer = self._target.read_answer(body, self._context)
         self.usage, self.complete = answer.usage, True

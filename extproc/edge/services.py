@@ -347,11 +347,10 @@ class AttemptService(_DecidingService):
     ) -> None:
         """The next piece of an answer. What cannot be read cuts it: a wrong answer never leaves."""
         if phase == "response_headers":
-            status, content_type = codec.decode_answer_headers(message.response_headers)
+            head = codec.decode_answer_headers(message.response_headers)
+            content_type = translation.on_headers(*head)
             end = message.response_headers.end_of_stream
-            stream.send(
-                codec.encode_answer_headers(translation.on_headers(status, content_type)), end=end
-            )
+            stream.send(codec.encode_answer_headers(content_type), end=end)
             return
         if phase != "response_body":
             stream.fail()

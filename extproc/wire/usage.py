@@ -121,14 +121,17 @@ def _anthropic_tokens(count: _Counts) -> TokenUsage:
     if count.has("server_tool_use") or count.has("iterations"):
         # Searches are billed beside the tokens, and the totals leave out inner generations.
         count.suspect = True
+    output_tokens = count("output_tokens")
+    # Anthropic's own decomposition, to look at: the output is what is billed.
+    thought = count.detail("output_tokens_details", "thinking_tokens")
+    hour = count.detail("cache_creation", "ephemeral_1h_input_tokens")
     return TokenUsage(
         count("input_tokens") + cached + written,
-        count("output_tokens"),
+        output_tokens,
         cached,
         written,
-        cache_write_1h_tokens=min(
-            written, count.detail("cache_creation", "ephemeral_1h_input_tokens")
-        ),
+        min(thought, output_tokens),
+        min(written, hour),
     )
 
 
@@ -144,7 +147,10 @@ def _openai_tokens(
     if reasoning > output_tokens:
         count.suspect = True
     cached = count.detail(input_key + "_details", "cached_tokens")
-    return TokenUsage(input_tokens, output_tokens, cached, 0, reasoning)
+    # "Unadjusted", OpenAI says of it: what was read from the cache may be counted in it again.
+    written = count.detail(input_key + "_details", "cache_write_tokens")
+    written = min(written, max(0, input_tokens - cached))
+    return TokenUsage(input_tokens, output_tokens, cached, written, reasoning)
 
 
 class _Counts:

@@ -14,6 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from extproc.dialects import translation
 from extproc.dialects.anthropic.dialect import AnthropicMessages
+from extproc.dialects.bedrock.dialect import Converse
 from extproc.dialects.codec import Context, StreamError, TargetFacts
 from extproc.dialects.conversation import UntranslatableError, Vendor
 from extproc.dialects.openai_chat.dialect import OpenAiChat
@@ -155,6 +156,14 @@ def test_an_error_is_told_in_the_callers_dialect_with_the_providers_words() -> N
     assert not translator.complete
     _, out, _ = answered(ANTHROPIC, OPENAI, b"<html>bad gateway", 502)
     assert json.loads(out)["error"] == {"type": "api_error", "message": "<html>bad gateway"}
+
+
+def test_an_error_is_known_by_the_name_that_its_headers_say() -> None:
+    translator = AnswerTranslator(ANTHROPIC, Converse(), CONTEXT, stream=True)
+    name = "ModelNotReadyException:http://internal.amazon.com/coral/"
+    translator.on_headers(429, "application/json", name)
+    out = json.loads(translator.on_body(b'{"message": "warming up"}', end=True))
+    assert out["error"] == {"type": "overloaded_error", "message": "warming up"}
 
 
 def test_a_stream_cut_off_is_never_complete() -> None:

@@ -168,10 +168,11 @@ def written_usage(usage: TokenUsage) -> Json:
             "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
         },
         "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
     }
 
 
-def read_error(status: int, body: bytes) -> ProviderError:
+def read_error(status: int, body: bytes, name: str = "") -> ProviderError:
     """Whatever came is some error; the provider's words are kept."""
     error = error_in(body)
     kind = kind_of_status(status)

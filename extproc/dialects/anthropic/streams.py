@@ -226,7 +226,8 @@ class MessageStreamWriter:
             "stop_reason": STOP_REASON[stopped.stop],
             "stop_sequence": stopped.stop_sequence or None,
         }
-        counts: Json = {key: n for key, n in written_usage(usage).items() if type(n) is int}
+        counts = written_usage(usage)
+        del counts["cache_creation"]  # told at the start only
         return _written("message_delta", {"delta": delta, "usage": counts}) + _written(
             "message_stop", {}
         )

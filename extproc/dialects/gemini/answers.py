@@ -19,7 +19,11 @@ from extproc.dialects.conversation import (
     ToolCall,
     Vendor,
 )
-from extproc.dialects.provider_error import MAX_MESSAGE_CHARACTERS, in_plain_words
+from extproc.dialects.provider_error import (
+    MAX_MESSAGE_CHARACTERS,
+    in_plain_words,
+    kind_of_status,
+)
 from extproc.dialects.turns import signed_call_id
 from extproc.dialects.usage import token_count
 from extproc.values.usage import TokenUsage
@@ -47,7 +51,6 @@ _KIND = {
     "UNAVAILABLE": "overloaded",
     "DEADLINE_EXCEEDED": "timeout",
 }
-_KIND_BY_STATUS = {401: "authentication", 403: "permission", 404: "not_found", 429: "rate_limit"}
 
 
 def read_answer(body: bytes, context: Context) -> Answer:
@@ -127,14 +130,14 @@ def usage_of(usage: object) -> TokenUsage | None:
     return TokenUsage(prompt, output, cached, 0, thoughts)
 
 
-def read_error(status: int, body: bytes) -> ProviderError:
+def read_error(status: int, body: bytes, name: str = "") -> ProviderError:
     """Whatever came is some error; the provider's words are kept."""
     error: Any = None
     with suppress(orjson.JSONDecodeError, AttributeError, LookupError):
         document = orjson.loads(body)
         # A stream that fails at once is a list with one error in it.
         error = (document[0] if isinstance(document, list) else document).get("error")
-    kind = _KIND_BY_STATUS.get(status, "api" if status >= 500 else "invalid_request")
+    kind = kind_of_status(status)
     if not isinstance(error, dict):
         return in_plain_words(status, kind, error, body)
     message = str(error.get("message") or "")[:MAX_MESSAGE_CHARACTERS]

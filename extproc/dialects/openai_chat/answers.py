@@ -152,6 +152,7 @@ def written_usage(usage: TokenUsage) -> Json:
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": {
             "cached_tokens": usage.cached_input_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
             "audio_tokens": 0,
         },
         "completion_tokens_details": {
@@ -163,7 +164,7 @@ def written_usage(usage: TokenUsage) -> Json:
     }
 
 
-def read_error(status: int, body: bytes) -> ProviderError:
+def read_error(status: int, body: bytes, name: str = "") -> ProviderError:
     """Whatever came is some error; the provider's words are kept."""
     error = error_in(body)
     kind = kind_of_status(status)
