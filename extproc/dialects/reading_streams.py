@@ -20,8 +20,10 @@ from extproc.dialects.answer import (
     PartKind,
     PartStarted,
     ProviderError,
+    Shown,
 )
 from extproc.dialects.codec import StreamError
+from extproc.dialects.conversation import Media
 from extproc.dialects.sse import ServerSentEvent, SseReader
 
 BROKEN_STATUS = 502
@@ -68,6 +70,12 @@ class PartSequence:
         self.go_on(kind, events)
         if text:
             events.append(Delta(self.number, text))
+
+    def show(self, media: Media, events: list[Event]) -> None:
+        """A part that is there at once."""
+        self.close(events)
+        self.number += 1
+        events.append(Shown(self.number, media))
 
     def close(self, events: list[Event]) -> None:
         """Ends the part that is open, if one is."""

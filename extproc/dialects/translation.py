@@ -17,6 +17,7 @@ from extproc.dialects.answer import (
     PartEnded,
     PartKind,
     PartStarted,
+    Shown,
     Signature,
     Started,
     Stopped,
@@ -30,7 +31,7 @@ from extproc.dialects.codec import (
     TargetFacts,
     WrittenRequest,
 )
-from extproc.dialects.conversation import Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.conversation import Media, Part, Refused, Text, Thinking, ToolCall
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
 
@@ -147,6 +148,9 @@ def _part_events(number: int, part: Part) -> Iterator[Event]:
             yield Delta(number, part.text)
             if part.signature:
                 yield Signature(number, part.signature)
+    elif isinstance(part, Media):
+        yield Shown(number, part)
+        return
     else:
-        return  # media: no stream carries it
+        return  # a tool's result: no answer holds one
     yield PartEnded(number)

@@ -10,6 +10,7 @@ from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import (
     Json,
+    Media,
     Part,
     Refused,
     Text,
@@ -23,6 +24,7 @@ from extproc.dialects.provider_error import (
     in_plain_words,
     kind_of_status,
 )
+from extproc.dialects.unsayable import unshown
 from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
@@ -133,8 +135,9 @@ def written_block(part: Part) -> Json | None:
     says that it cannot be given back: Anthropic's writers leave it out."""
     if isinstance(part, Text):
         return {"type": "text", "text": part.text, "citations": part.citations or None}
-    if isinstance(part, Refused):
-        return {"type": "text", "text": part.text, "citations": None}
+    if isinstance(part, Refused | Media):
+        text = unshown(part) if isinstance(part, Media) else part.text
+        return {"type": "text", "text": text, "citations": None}
     if isinstance(part, ToolCall):
         block = {"type": "tool_use", "id": part.call_id, "name": part.name}
         return {**block, "input": shown_arguments(part.arguments)}

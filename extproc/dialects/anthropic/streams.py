@@ -17,6 +17,7 @@ from extproc.dialects.answer import (
     PartStarted,
     Ping,
     ProviderError,
+    Shown,
     Signature,
     Started,
     Stop,
@@ -35,6 +36,7 @@ from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Vendor
 from extproc.dialects.reading_streams import BROKEN_STATUS, SseStreamReader, ended_early
 from extproc.dialects.sse import sse_event
+from extproc.dialects.unsayable import unshown
 from extproc.values.usage import TokenUsage
 
 _ERROR_STATUS = {"overloaded_error": 529, "rate_limit_error": 429}
@@ -180,6 +182,10 @@ class MessageStreamWriter:
             return b""
         if isinstance(event, Ended):
             return self._end(event)
+        if isinstance(event, Shown):
+            number, text = event.part, unshown(event.media)
+            told = (PartStarted(number, PartKind.TEXT), Delta(number, text), PartEnded(number))
+            return self.write(told)
         if isinstance(event, Ping):
             return _written("ping", {})
         assert isinstance(event, Failed)

@@ -10,7 +10,7 @@ import orjson
 
 from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
-from extproc.dialects.conversation import Json, Part, Text, Thinking, ToolCall, Vendor
+from extproc.dialects.conversation import Json, Media, Part, Text, Thinking, ToolCall, Vendor
 from extproc.dialects.provider_error import (
     MAX_MESSAGE_CHARACTERS,
     in_plain_words,
@@ -71,6 +71,9 @@ def _part(block: Json) -> Part | None:
     if "toolUse" in block:
         call = block["toolUse"]
         return ToolCall(call["toolUseId"], call["name"], orjson.dumps(call["input"]).decode())
+    if "image" in block:
+        image = block["image"]
+        return Media("image", f"image/{image['format']}", data=image["source"]["bytes"])
     if "reasoningContent" in block:
         reasoning = block["reasoningContent"]
         if "redactedContent" in reasoning:

@@ -100,7 +100,9 @@ def part_of(raw: Json, number: int, context: Context) -> Part | None:
         return ToolCall(signed_call_id(call_id, signature), call["name"], arguments)
     if "inlineData" in raw:
         data = raw["inlineData"]
-        return Media("image", data.get("mimeType") or "", data=data["data"])
+        media_type = data.get("mimeType") or ""
+        kind = "audio" if media_type.startswith("audio/") else "image"
+        return Media(kind, media_type, data=data["data"])
     text = raw.get("text")
     if not isinstance(text, str) or not text:
         return None

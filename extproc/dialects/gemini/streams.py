@@ -15,7 +15,7 @@ from extproc.dialects.answer import (
     Stop,
     Stopped,
 )
-from extproc.dialects.codec import Context, StreamError
+from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Media, Thinking, ToolCall
 from extproc.dialects.gemini.answers import part_of, read_error, stop_of, usage_of
 from extproc.dialects.reading_streams import (
@@ -85,7 +85,7 @@ class GeminiStreamReader(SseStreamReader):
             events.append(Delta(self._parts.number, part.arguments))
             self._parts.close(events)
         elif isinstance(part, Media):
-            raise StreamError("a generated image cannot be streamed to another dialect")
+            self._parts.show(part, events)
         elif part is not None:
             thought = isinstance(part, Thinking)
             kind = PartKind.THINKING if thought else PartKind.TEXT

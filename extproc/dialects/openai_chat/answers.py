@@ -6,13 +6,15 @@ import orjson
 
 from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
-from extproc.dialects.conversation import Json, Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.conversation import Json, Media, Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.openai_chat.writing import data_url
 from extproc.dialects.provider_error import (
     MAX_MESSAGE_CHARACTERS,
     error_in,
     in_plain_words,
     kind_of_status,
 )
+from extproc.dialects.unsayable import unshown
 from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
@@ -118,7 +120,10 @@ def completion_id(answer_id: str, context: Context) -> str:
 
 def _written_choice(place: int, answer: Answer) -> Json:
     message: Json = {"role": "assistant", "content": None, "refusal": None}
+    media = [part for part in answer.parts if isinstance(part, Media)]
     texts = [part.text for part in answer.parts if isinstance(part, Text)]
+    texts += [unshown(one) for one in media if one.kind != "image"]
+    images = [one for one in media if one.kind == "image"]
     thoughts = [part.text for part in answer.parts if isinstance(part, Thinking)]
     refusals = [part.text for part in answer.parts if isinstance(part, Refused)]
     calls = [part for part in answer.parts if isinstance(part, ToolCall)]
@@ -128,6 +133,8 @@ def _written_choice(place: int, answer: Answer) -> Json:
         message["refusal"] = "".join(refusals)
     if any(thoughts):
         message["reasoning_content"] = "".join(thoughts)
+    if images:
+        message["images"] = [written_image(one, number) for number, one in enumerate(images)]
     if calls:
         message["tool_calls"] = [
             {
@@ -142,6 +149,12 @@ def _written_choice(place: int, answer: Answer) -> Json:
         reason = "stop"  # in words: OpenAI ends such an answer like any other
     logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
     return {"index": place, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+
+def written_image(image: Media, number: int) -> Json:
+    """A generated image. OpenAI's own chat answers hold none; this is what others (OpenRouter,
+    LiteLLM) have made of it, in whole answers and in deltas."""
+    return {"index": number, "type": "image_url", "image_url": {"url": data_url(image)}}
 
 
 def written_usage(usage: TokenUsage) -> Json:

@@ -17,6 +17,7 @@ from extproc.dialects.answer import (
     PartStarted,
     Ping,
     ProviderError,
+    Shown,
     Signature,
     Started,
     Stop,
@@ -30,6 +31,7 @@ from extproc.dialects.openai_chat.answers import (
     error_document,
     stop_of,
     usage_of,
+    written_image,
     written_usage,
 )
 from extproc.dialects.reading_streams import (
@@ -39,6 +41,7 @@ from extproc.dialects.reading_streams import (
     ended_early,
 )
 from extproc.dialects.sse import sse_event
+from extproc.dialects.unsayable import unshown
 from extproc.values.usage import TokenUsage
 
 _DONE = b"[DONE]"
@@ -191,6 +194,7 @@ class ChatStreamWriter:
         self._context = context
         self._head: Json = {}
         self._calls = -1
+        self._images = -1
         self._kind = PartKind.TEXT
         self._refused = False
 
@@ -218,6 +222,8 @@ class ChatStreamWriter:
             return self._chunk({}, reason)
         if isinstance(event, Ended):
             return self._end(event)
+        if isinstance(event, Shown):
+            return self._media(event)
         if isinstance(event, Ping):
             return _PING
         if isinstance(event, Failed):
@@ -240,6 +246,12 @@ class ChatStreamWriter:
             "function": function,
         }
         return self._chunk({"tool_calls": [call]})
+
+    def _media(self, event: Shown) -> bytes:
+        if event.media.kind != "image":
+            return self._chunk({"content": unshown(event.media)})
+        self._images += 1
+        return self._chunk({"images": [written_image(event.media, self._images)]})
 
     def _delta(self, event: Delta) -> bytes:
         kind = self._kind

@@ -8,8 +8,9 @@ import orjson
 
 from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
-from extproc.dialects.conversation import Json, Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.conversation import Json, Media, Part, Refused, Text, Thinking, ToolCall
 from extproc.dialects.openai_responses.items import encrypted_content, thinking_of
+from extproc.dialects.unsayable import unshown
 from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
@@ -157,6 +158,11 @@ def written_item(part: Part, response_id: str, number: int) -> Json | None:
     if isinstance(part, ToolCall):
         call: Json = {"call_id": part.call_id, "name": part.name, "arguments": part.arguments}
         return {"id": f"fc_{name}", "type": "function_call", "status": "completed", **call}
+    if isinstance(part, Media):
+        if part.kind != "image":
+            return written_item(Text(unshown(part)), response_id, number)
+        image = {"type": "image_generation_call", "status": "completed", "result": part.data}
+        return {"id": f"ig_{name}", **image}
     if isinstance(part, Thinking):
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         item: Json = {"id": part.item_id or f"rs_{name}", "type": "reasoning", "summary": summary}

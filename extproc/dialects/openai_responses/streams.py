@@ -16,13 +16,23 @@ from extproc.dialects.answer import (
     PartStarted,
     Ping,
     ProviderError,
+    Shown,
     Signature,
     Started,
     Stop,
     Stopped,
 )
 from extproc.dialects.codec import Context
-from extproc.dialects.conversation import Json, Part, Refused, Text, Thinking, ToolCall, Vendor
+from extproc.dialects.conversation import (
+    Json,
+    Media,
+    Part,
+    Refused,
+    Text,
+    Thinking,
+    ToolCall,
+    Vendor,
+)
 from extproc.dialects.openai_responses.answers import (
     answer_of,
     failed_error,
@@ -39,6 +49,7 @@ from extproc.dialects.reading_streams import (
     ended_early,
 )
 from extproc.dialects.sse import sse_event
+from extproc.dialects.unsayable import unshown
 from extproc.values.usage import TokenUsage
 
 _PING = b": ping\n\n"
@@ -156,10 +167,14 @@ class ResponseStreamWriter:
             return b""
         if isinstance(event, Ended):
             return self._end(event.usage or self._stopped.usage)
+        if isinstance(event, Shown):
+            return self._shown(event.part, event.media)
         if isinstance(event, Ping):
             return _PING
         assert isinstance(event, Failed)
-        response = {**self._head, "status": "failed", "error": failed_error(event.error)}
+        # The provider may fail before it has begun.
+        head = self._head or written_head(written_id("", self._context), "", 0, self._context)
+        response = {**head, "status": "failed", "error": failed_error(event.error)}
         return self._written("response.failed", {"response": response})
 
     def _start(self, event: PartStarted) -> bytes:
@@ -184,6 +199,18 @@ class ResponseStreamWriter:
             part = {"type": "summary_text", "text": ""}
             added += self._summary("response.reasoning_summary_part.added", {"part": part})
         return added
+
+    def _shown(self, number: int, media: Media) -> bytes:
+        """An image, as OpenAI's own tool for images gives it."""
+        if media.kind != "image":
+            delta = Delta(number, unshown(media))
+            return self.write((PartStarted(number, PartKind.TEXT), delta, PartEnded(number)))
+        self._part = media
+        item = self._item()
+        self._item_id = item["id"]
+        told = self._added({**item, "status": "in_progress", "result": None})
+        told += self._inside("response.image_generation_call.completed", None, {})
+        return told + self._end_part()
 
     def _delta(self, event: Delta) -> bytes:
         part = self._part
