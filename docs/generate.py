@@ -24,7 +24,7 @@ _NAMES = {
     Operation.MESSAGES: "Anthropic messages",
 }
 _MODELS = {
-    Dialect.OPENAI: ("gpt-5", Vendor.OPENAI),
+    Dialect.OPENAI: ("gpt-5.1", Vendor.OPENAI),
     Dialect.ANTHROPIC: ("claude-haiku-4-5", Vendor.ANTHROPIC),
     Dialect.GEMINI: ("gemini-2.5-pro", Vendor.GOOGLE),
     Dialect.BEDROCK: ("anthropic.claude-haiku-4-5", Vendor.ANTHROPIC),
