@@ -32,6 +32,7 @@ from extproc.dialects.codec import (
     WrittenRequest,
 )
 from extproc.dialects.conversation import Media, Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.soundness import EventOrder, check_answer
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
 
@@ -67,6 +68,7 @@ class AnswerTranslator:
         self._status, self._error_name = 200, ""
         self._reader: StreamReader | None = None
         self._writer: StreamWriter | None = None
+        self._order = EventOrder()
         self._held: list[bytes] = []
         self._held_bytes = 0
         self.usage: TokenUsage | None = None
@@ -92,6 +94,7 @@ class AnswerTranslator:
             events = list(reader.feed(data))
             if end:
                 events += reader.end()
+            self._order.check(events)
             self._note(events)
             return writer.write(events)
         self._held.append(data)
@@ -105,6 +108,7 @@ class AnswerTranslator:
             error = self._target.read_error(self._status, body, self._error_name)
             return self._caller.write_error(error, self._context)
         answer = self._target.read_answer(body, self._context)
+        check_answer(answer)
         self.usage, self.complete = answer.usage, True
         if self._writer is not None:
             # Asked for as a stream, answered whole.

@@ -91,7 +91,7 @@ def part_of(block: Json) -> Part | None:
     """A block of an answer; None for one that only Anthropic's own tools make."""
     kind = block["type"]
     if kind == "text":
-        return Text(block["text"], citations=block.get("citations") or [])
+        return Text(block["text"])
     if kind == "thinking":
         return Thinking(block["thinking"], block.get("signature") or "", Vendor.ANTHROPIC)
     if kind == "redacted_thinking":
@@ -134,7 +134,7 @@ def written_block(part: Part) -> Json | None:
     """A part as a block. Thinking of another vendor is shown with an empty signature, which only
     says that it cannot be given back: Anthropic's writers leave it out."""
     if isinstance(part, Text):
-        return {"type": "text", "text": part.text, "citations": part.citations or None}
+        return {"type": "text", "text": part.text, "citations": None}
     if isinstance(part, Refused | Media):
         text = unshown(part) if isinstance(part, Media) else part.text
         return {"type": "text", "text": text, "citations": None}

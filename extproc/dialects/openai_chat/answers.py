@@ -80,7 +80,7 @@ def _choice(choice: Json) -> tuple[list[Part], Stop, list[Json]]:
     if isinstance(reasoning, str):
         parts.append(Thinking(reasoning))
     if message.get("content"):
-        parts.append(Text(message["content"], citations=message.get("annotations") or []))
+        parts.append(Text(message["content"]))
     if message.get("refusal"):
         parts.append(Refused(message["refusal"]))
     for call in message.get("tool_calls") or ():

@@ -74,7 +74,7 @@ def item_parts(item: Json) -> list[Part]:
 def _content(part: Json) -> Part:
     if part["type"] == "refusal":
         return Refused(part["refusal"])
-    return Text(part["text"], citations=part.get("annotations") or [])
+    return Text(part["text"])
 
 
 def stop_of(document: Json, parts: list[Part]) -> Stop:
