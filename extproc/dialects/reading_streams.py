@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-import orjson
-
 from extproc.dialects.answer import (
     Delta,
     Event,
@@ -28,8 +26,8 @@ from extproc.dialects.sse import ServerSentEvent, SseReader
 
 BROKEN_STATUS = 502
 """Of an error that comes inside a stream, after its 200, and of a stream without its end."""
-MISSHAPEN = (orjson.JSONDecodeError, LookupError, TypeError, AttributeError)
-"""What reading a document raises that is not of the dialect's shape."""
+MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading a document raises that is no JSON, or not of the dialect's shape."""
 
 
 def ended_early() -> Failed:

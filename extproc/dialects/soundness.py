@@ -46,6 +46,23 @@ def check_answer(answer: Answer) -> None:
     for one in (answer, *answer.others):
         for part in one.parts:
             _check_part(part)
+    if not all(map(_is_logprob, answer.logprobs)):
+        raise WireError("The provider's answer has log probabilities that are none.")
+
+
+def _is_logprob(entry: object, *, nested: bool = True) -> bool:
+    """Whether it is an entry of OpenAI's log probabilities."""
+    if not isinstance(entry, dict) or type(entry.get("logprob")) not in (int, float):
+        return False
+    units, top = entry.get("bytes") or [], entry.get("top_logprobs") or []
+    return (
+        type(entry.get("token")) is str
+        and isinstance(units, list)
+        and all(type(unit) is int for unit in units)
+        and isinstance(top, list)
+        and (nested or not top)
+        and all(_is_logprob(one, nested=False) for one in top)
+    )
 
 
 def _check_part(part: Part) -> None:
@@ -73,6 +90,8 @@ class EventOrder:
             fields = _FIELDS.get(kind)
             if fields is not None and tuple(map(type, event)) != fields:
                 raise StreamError("an event has no text where text belongs")
+            if isinstance(event, Delta) and not all(map(_is_logprob, event.logprobs)):
+                raise StreamError("an event has log probabilities that are none")
             if isinstance(event, Delta | Signature | PartEnded):
                 self._goes_on(event)
             elif isinstance(event, PartStarted | Shown):

@@ -74,6 +74,31 @@ def test_no_other_order_and_no_other_types(events: list[Event]) -> None:
         EventOrder().check(events)
 
 
+TOKEN: dict[str, Any] = {"token": "x", "logprob": -1, "bytes": None}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        7,
+        {},
+        {**TOKEN, "token": 7},
+        {**TOKEN, "logprob": "x"},
+        {**TOKEN, "bytes": ["x"]},
+        {**TOKEN, "top_logprobs": [7]},
+        {**TOKEN, "top_logprobs": [{**TOKEN, "top_logprobs": [TOKEN]}]},
+    ],
+)
+def test_log_probabilities_are_what_openai_says_they_are(entry: Any) -> None:
+    good = {**TOKEN, "bytes": [120], "top_logprobs": [TOKEN]}
+    EventOrder().check([BEGUN, OPEN, Delta(0, "x", (good, TOKEN))])
+    check_answer(Answer("a", "m", [], Stop.END, None, logprobs=[good]))
+    with pytest.raises(StreamError):
+        EventOrder().check([BEGUN, OPEN, Delta(0, "x", (entry,))])
+    with pytest.raises(WireError):
+        check_answer(Answer("a", "m", [], Stop.END, None, logprobs=[entry]))
+
+
 @pytest.mark.parametrize(
     "part", [Text(ANY), Refused(ANY), Thinking(ANY), ToolCall("c", "f", ANY), Media("image", ANY)]
 )

@@ -82,7 +82,8 @@ class MessageStreamReader(SseStreamReader):
                 events.append(PartEnded(part))
         elif kind == "message_start":
             message = event["message"]
-            self._usage = dict(message.get("usage") or {})
+            usage = message.get("usage")
+            self._usage = dict(usage) if isinstance(usage, dict) else {}
             events.append(Started(str(message["id"]), str(message["model"]), usage_of(self._usage)))
         elif kind == "message_delta":
             self._message_delta(event, events)

@@ -111,7 +111,8 @@ def usage_of(usage: object) -> TokenUsage | None:
 
 def _written_1h(usage: Json, written: int) -> int:
     hour = 0
-    for detail in usage.get("cacheDetails") or ():
+    details = usage.get("cacheDetails")
+    for detail in details if isinstance(details, list) else ():
         if isinstance(detail, dict) and detail.get("ttl") == "1h":
             tokens = detail.get("inputTokens")
             hour += tokens if type(tokens) is int else 0

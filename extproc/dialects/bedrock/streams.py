@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Sequence
 
 import orjson
@@ -52,7 +51,7 @@ class ConverseStreamReader:
                 break
             try:
                 self._take(message, events)
-            except (*MISSHAPEN, binascii.Error):
+            except MISSHAPEN:
                 raise StreamError("an event is none of ConverseStream") from None
         return events
 

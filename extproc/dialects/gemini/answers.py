@@ -59,7 +59,8 @@ def read_answer(body: bytes, context: Context) -> Answer:
         document = orjson.loads(body)
         candidates = document.get("candidates") or []
         read = [_candidate(candidate, context) for candidate in candidates]
-        blocked = document.get("promptFeedback", {}).get("blockReason")
+        logprobs = logprobs_of(candidates[0]) if candidates else []
+        blocked = (document.get("promptFeedback") or {}).get("blockReason")
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise WireError("The provider's answer is none of Gemini's.") from None
     if not read:
@@ -73,6 +74,7 @@ def read_answer(body: bytes, context: Context) -> Answer:
         parts,
         stop,
         usage_of(document.get("usageMetadata")),
+        logprobs=logprobs,
         others=[Answer("", "", parts, stop, None) for parts, stop in read[1:]],
     )
 
@@ -88,6 +90,27 @@ def _candidate(candidate: Json, context: Context) -> tuple[list[Part], Stop]:
             parts.append(part)
     called = any(isinstance(part, ToolCall) for part in parts)
     return parts, stop_of(candidate.get("finishReason"), called=called)
+
+
+def logprobs_of(candidate: Json) -> list[Json]:
+    """What Google says of each token that it chose, as OpenAI says it."""
+    result = candidate.get("logprobsResult") or {}
+    chosen, top = result.get("chosenCandidates") or [], result.get("topCandidates") or []
+    others = [place.get("candidates") or [] for place in top]
+    others += [[]] * (len(chosen) - len(others))
+    return [
+        {**_logprob(one), "top_logprobs": [_logprob(other) for other in beside]}
+        for one, beside in zip(chosen, others, strict=False)
+    ]
+
+
+def _logprob(one: Json) -> Json:
+    token = str(one["token"])
+    return {
+        "token": token,
+        "logprob": one.get("logProbability", 0.0),
+        "bytes": list(token.encode()),
+    }
 
 
 def part_of(raw: Json, number: int, context: Context) -> Part | None:

@@ -17,7 +17,7 @@ from extproc.dialects.answer import (
 )
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Media, Thinking, ToolCall
-from extproc.dialects.gemini.answers import part_of, read_error, stop_of, usage_of
+from extproc.dialects.gemini.answers import logprobs_of, part_of, read_error, stop_of, usage_of
 from extproc.dialects.reading_streams import (
     BROKEN_STATUS,
     PartSequence,
@@ -71,13 +71,14 @@ class GeminiStreamReader(SseStreamReader):
                 self._candidate(candidate, events)
 
     def _candidate(self, candidate: Json, events: list[Event]) -> None:
+        logprobs = tuple(logprobs_of(candidate))
         for raw in (candidate.get("content") or {}).get("parts") or ():
-            self._raw_part(raw, events)
+            self._raw_part(raw, logprobs, events)
         reason = candidate.get("finishReason")
         if reason is not None:
             self._stop = stop_of(reason, called=self._called)
 
-    def _raw_part(self, raw: Json, events: list[Event]) -> None:
+    def _raw_part(self, raw: Json, logprobs: tuple[Json, ...], events: list[Event]) -> None:
         part = part_of(raw, self._parts.number + 1, self._context)
         if isinstance(part, ToolCall):
             self._called = True
@@ -90,6 +91,7 @@ class GeminiStreamReader(SseStreamReader):
             thought = isinstance(part, Thinking)
             kind = PartKind.THINKING if thought else PartKind.TEXT
             self._parts.go_on(kind, events)
-            events.append(Delta(self._parts.number, str(raw["text"])))
+            told = () if thought else logprobs
+            events.append(Delta(self._parts.number, str(raw["text"]), told))
             if isinstance(part, Thinking) and part.signature:
                 events.append(Signature(self._parts.number, part.signature))

@@ -100,6 +100,10 @@ def write_answer(answer: Answer, context: Context) -> bytes:
         for number, part in enumerate(answer.parts)
         if (item := written_item(part, response_id, number)) is not None
     ]
+    said = [part for item in output for part in item.get("content") or ()]
+    for part in said[:1]:
+        if "logprobs" in part:
+            part["logprobs"] = answer.logprobs
     document = written_head(response_id, answer.model, answer.created_s, context)
     return orjson.dumps({**document, **written_end(answer.stop, output, answer.usage)})
 

@@ -138,6 +138,7 @@ class ResponseStreamWriter:
         self._id = ""
         self._output: list[Json] = []
         self._part: Part = Text("")
+        self._logprobs: list[Json] = []
         self._item_id = ""
         self._stopped = Stopped(Stop.END)
 
@@ -221,6 +222,7 @@ class ResponseStreamWriter:
             )
         assert isinstance(part, Text | Refused | Thinking)
         part.text += event.text
+        self._logprobs += event.logprobs
         if isinstance(part, Thinking):
             return self._summary("response.reasoning_summary_text.delta", {"delta": event.text})
         if isinstance(part, Refused):
@@ -230,6 +232,9 @@ class ResponseStreamWriter:
 
     def _end_part(self) -> bytes:
         item, part = self._item(), self._part
+        logprobs, self._logprobs = self._logprobs, []
+        if isinstance(part, Text):
+            item["content"][0]["logprobs"] = logprobs
         told = b""
         if isinstance(part, ToolCall):
             done = {"arguments": part.arguments}
@@ -239,7 +244,7 @@ class ResponseStreamWriter:
             summary = {"type": "summary_text", "text": part.text}
             told += self._summary("response.reasoning_summary_part.done", {"part": summary})
         elif isinstance(part, Text):
-            fields = {"text": part.text, "logprobs": []}
+            fields = {"text": part.text, "logprobs": logprobs}
             told = self._inside("response.output_text.done", 0, fields)
         elif isinstance(part, Refused):
             told = self._inside("response.refusal.done", 0, {"refusal": part.text})
