@@ -84,6 +84,8 @@ def _anthropic_events(first: bytes, last: bytes) -> Reported | None:
                 shrunk = True  # totals only grow: the larger one counts
             elif value is not None:
                 usage[key] = value
+        if not isinstance(later, dict) or later.get("output_tokens") is None:
+            usage.pop("output_tokens", None)  # what the start said of it was a beginning
         stop = delta.get("delta")
         final = isinstance(stop, dict) and stop.get("stop_reason") is not None
     reported = _report(Operation.MESSAGES, usage, final=final) if usage else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import anthropic
@@ -109,8 +110,8 @@ class Rig(NamedTuple):
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """At its end all that was settled is the bill, but for streams that broke off: these are
-    charged at what was reserved, and ``test_a_stream_that_fails`` says so."""
+    """At its end all that was settled is the bill, but for streams that broke off or lied:
+    these are charged at what was reserved, and the tests of them say so."""
     providers = "".join(
         f"  {one.name}: {{dialect: {one.dialect}, base_url: 'https://x.invalid', "
         f"credential: 'env:NO', demo: native{one.settings}}}\n"
@@ -140,12 +141,23 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 
 class Excess:
-    """What broken streams were charged above their bill."""
+    """What streams that broke, or that lied, were charged above their bill."""
 
     micro_usd = 0
 
 
 EXCESS = Excess()
+
+
+@contextmanager
+def never_undercharged(gateway: Gateway) -> Iterator[None]:
+    """What happens inside is charged at its bill or above."""
+    before = gateway.settled("all/usd"), gateway.billed_micro_usd()
+    yield
+    excess = gateway.settled("all/usd") - before[0]
+    excess -= gateway.billed_micro_usd() - before[1]
+    assert excess >= 0
+    EXCESS.micro_usd += excess
 
 
 def cell_id(value: object) -> str:
@@ -276,14 +288,28 @@ def test_an_error(
 def test_a_stream_that_fails(rig: Rig, operation: Operation, target: Target) -> None:
     """Told as each SDK tells it, and charged at no less than it was billed."""
     rig.faults(target, answer="error")
-    before = rig.gateway.settled("all/usd"), rig.gateway.billed_micro_usd()
-    with pytest.raises((openai.APIError, anthropic.APIStatusError)) as raised:
+    with (
+        never_undercharged(rig.gateway),
+        pytest.raises((openai.APIError, anthropic.APIStatusError)) as raised,
+    ):
         rig.callers[operation].ask(asked(operation, "text", target), stream=True)
     assert "The demo provider was told to fail." in str(raised.value)
-    excess = rig.gateway.settled("all/usd") - before[0]
-    excess -= rig.gateway.billed_micro_usd() - before[1]
-    assert excess >= 0
-    EXCESS.micro_usd += excess
+
+
+@pytest.mark.parametrize(
+    "lie", ["negative", "huge", "string", "float", "missing_field", "zero", "decreasing", "twice"]
+)
+@pytest.mark.parametrize("target", [TARGETS[0], *TARGETS[3:]], ids=cell_id)
+def test_F54_usage_that_lies_never_lowers_the_charge_of_what_is_translated(
+    rig: Rig, target: Target, lie: str
+) -> None:
+    """Of each API's streams; for which caller they are read changes nothing."""
+    chat, messages = Operation.CHAT_COMPLETIONS, Operation.MESSAGES
+    operation = chat if target.is_translated(chat) else messages
+    rig.faults(target, falsify_usage=lie)
+    request = asked(operation, "stream", target)
+    with never_undercharged(rig.gateway):
+        assert rig.callers[operation].send(request).status_code == 200
 
 
 PUBLISHED = [

@@ -246,6 +246,15 @@ def test_F54_a_report_that_contradicts_itself_or_leaves_something_out_is_suspect
     assert used.cached_input_tokens + used.cache_write_tokens <= used.input_tokens
 
 
+@pytest.mark.parametrize("later", [{"input_tokens": 3}, {"output_tokens": None}, {}, None, 7])
+def test_F54_an_end_that_does_not_say_the_output_is_suspect(later: Any) -> None:
+    """What the start said of it was a beginning."""
+    event = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": later}
+    first = start(input_tokens=3, output_tokens=1)
+    reported = usage_from_events(MESSAGES, first, orjson.dumps(event))
+    assert reported == Reported(TokenUsage(3, 0), True, True)
+
+
 def test_F54_totals_that_shrink_are_suspect_and_the_larger_counts() -> None:
     first = start(input_tokens=500, output_tokens=7)
     reported = usage_from_events(MESSAGES, first, delta(input_tokens=3, output_tokens=2))

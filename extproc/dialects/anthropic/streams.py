@@ -141,6 +141,8 @@ class MessageStreamReader(SseStreamReader):
         delta = event.get("delta") or {}
         if delta.get("stop_reason") is None:
             return
+        if (event.get("usage") or {}).get("output_tokens") is None:
+            self._usage.pop("output_tokens", None)  # what the start said of it was a beginning
         self._stopped = True
         events.append(
             Stopped(

@@ -96,10 +96,10 @@ def usage_of(usage: object) -> TokenUsage | None:
             count("cacheReadInputTokens"),
             count("cacheWriteInputTokens"),
         )
-        prompt = count("inputTokens") + cached + written
+        prompt = count("inputTokens", required=True) + cached + written
         return TokenUsage(
             prompt,
-            count("outputTokens"),
+            count("outputTokens", required=True),
             cached,
             written,
             0,

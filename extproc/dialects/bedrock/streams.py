@@ -24,7 +24,7 @@ from extproc.dialects.bedrock.event_stream import EventStreamReader, Message
 from extproc.dialects.codec import Context, StreamError
 from extproc.dialects.conversation import Json, Media
 from extproc.dialects.reading_streams import BROKEN_STATUS, MISSHAPEN, PartSequence, ended_early
-from extproc.values.usage import TokenUsage
+from extproc.dialects.usage import StreamedUsage
 
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 """Of a generated image, whose pieces are kept until it is whole: the largest are some megabytes."""
@@ -38,7 +38,7 @@ class ConverseStreamReader:
         self._context = context
         self._parts = PartSequence()
         self._stop: Stop | None = None
-        self._usage: TokenUsage | None = None
+        self._usage = StreamedUsage()
         self._over = False
         self._image_format = ""
         self._image = bytearray()
@@ -64,7 +64,8 @@ class ConverseStreamReader:
         self._parts.close(events)
         if self._stop is None or not self._frames.between_messages:
             return [*events, ended_early()]
-        return [*events, Stopped(self._stop, usage=self._usage), Ended(self._usage)]
+        usage = self._usage.latest
+        return [*events, Stopped(self._stop, usage=usage), Ended(usage)]
 
     def _take(self, message: Message, events: list[Event]) -> None:
         kind = message.headers.get(":message-type")
@@ -97,7 +98,7 @@ class ConverseStreamReader:
         elif name == "messageStop":
             self._stop = stop_of(event["stopReason"])
         elif name == "metadata":
-            self._usage = usage_of(event.get("usage"))
+            self._usage.take(usage_of(event.get("usage")))
 
     def _block(self, start: Json, events: list[Event]) -> None:
         call = start.get("toolUse")

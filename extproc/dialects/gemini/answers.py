@@ -148,7 +148,9 @@ def usage_of(usage: object) -> TokenUsage | None:
     try:
         thoughts = count("thoughtsTokenCount")
         prompt = count("promptTokenCount") + token_count(usage, "toolUsePromptTokenCount")
+        # No candidate, no count of it; whatever it leaves out is in the total.
         output = count("candidatesTokenCount") + thoughts
+        output = max(output, count("totalTokenCount") - prompt)
         cached = min(count("cachedContentTokenCount"), prompt)
     except ValueError:
         return None

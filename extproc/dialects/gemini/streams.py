@@ -24,7 +24,7 @@ from extproc.dialects.reading_streams import (
     SseStreamReader,
     ended_early,
 )
-from extproc.values.usage import TokenUsage
+from extproc.dialects.usage import StreamedUsage
 
 
 class GeminiStreamReader(SseStreamReader):
@@ -38,7 +38,7 @@ class GeminiStreamReader(SseStreamReader):
         self._started = False
         self._parts = PartSequence()
         self._called = False
-        self._usage: TokenUsage | None = None
+        self._usage = StreamedUsage()
         self._stop: Stop | None = None
 
     def _body_over(self, events: list[Event]) -> None:
@@ -47,7 +47,8 @@ class GeminiStreamReader(SseStreamReader):
             events.append(ended_early())
             return
         stop = Stop.TOOL_CALLS if self._called and self._stop is Stop.END else self._stop
-        events += (Stopped(stop, usage=self._usage), Ended(self._usage))
+        usage = self._usage.latest
+        events += (Stopped(stop, usage=usage), Ended(usage))
 
     def _take(self, data: bytes, events: list[Event]) -> None:
         document = orjson.loads(data)
@@ -58,12 +59,12 @@ class GeminiStreamReader(SseStreamReader):
             events.append(Failed(read_error(status, data)))
             return
         if "usageMetadata" in document:
-            self._usage = usage_of(document["usageMetadata"])
+            self._usage.take(usage_of(document["usageMetadata"]))
         if not self._started:
             self._started = True
             name = str(document.get("responseId") or self._context.request_id)
             model = str(document.get("modelVersion") or "")
-            events.append(Started(name, model, self._usage))
+            events.append(Started(name, model, self._usage.latest))
         if (document.get("promptFeedback") or {}).get("blockReason"):
             self._stop = Stop.REFUSAL
         for candidate in document.get("candidates") or ():

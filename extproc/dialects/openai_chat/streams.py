@@ -42,7 +42,7 @@ from extproc.dialects.reading_streams import (
 )
 from extproc.dialects.sse import sse_event
 from extproc.dialects.unsayable import unshown
-from extproc.values.usage import TokenUsage
+from extproc.dialects.usage import StreamedUsage
 
 _DONE = b"[DONE]"
 _PING = b": ping\n\n"
@@ -68,7 +68,7 @@ class ChatStreamReader(SseStreamReader):
         """Its arguments so far."""
         self._waiting: dict[int, list[Json]] = {}
         """Pieces of calls that came before the open one was over."""
-        self._usage: TokenUsage | None = None
+        self._usage = StreamedUsage()
         self._stop: Stop | None = None
         self._refused = False
 
@@ -96,9 +96,9 @@ class ChatStreamReader(SseStreamReader):
         for choice in chunk.get("choices") or ():
             if choice.get("index", 0) == 0:  # further choices cannot be told apart by most clients
                 self._choice(choice, events)
-        if chunk.get("usage") is not None:
+        if chunk.get("usage") is not None and self._stop is not None:
             # Counts that come while the answer goes on (vLLM's) are none to bill by.
-            self._usage = usage_of(chunk["usage"]) if self._stop is not None else None
+            self._usage.take(usage_of(chunk["usage"]))
 
     def _choice(self, choice: Json, events: list[Event]) -> None:
         delta = choice.get("delta") or {}
@@ -183,8 +183,8 @@ class ChatStreamReader(SseStreamReader):
         # OpenAI ends a refusal with a plain "stop".
         refused = self._refused and self._stop is Stop.END
         stop = Stop.REFUSAL if refused else self._stop
-        events.append(Stopped(stop, usage=self._usage))
-        events.append(Ended(self._usage))
+        usage = self._usage.latest
+        events += (Stopped(stop, usage=usage), Ended(usage))
 
 
 class ChatStreamWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -103,7 +104,7 @@ def write_answer(answer: Answer, context: Context) -> bytes:
     said = [part for item in output for part in item.get("content") or ()]
     for part in said[:1]:
         if "logprobs" in part:
-            part["logprobs"] = answer.logprobs
+            part["logprobs"] = written_logprobs(answer.logprobs)
     document = written_head(response_id, answer.model, answer.created_s, context)
     return orjson.dumps({**document, **written_end(answer.stop, output, answer.usage)})
 
@@ -180,6 +181,20 @@ def written_content(part: Text | Refused) -> Json:
     if isinstance(part, Refused):
         return {"type": "refusal", "refusal": part.text}
     return {"type": "output_text", "text": part.text, "annotations": [], "logprobs": []}
+
+
+def written_logprobs(entries: Iterable[Json]) -> list[Json]:
+    """Entries of chat completions, where bytes and other candidates may be left out."""
+    return [
+        {**_logprob(entry), "top_logprobs": list(map(_logprob, entry.get("top_logprobs") or ()))}
+        for entry in entries
+    ]
+
+
+def _logprob(entry: Json) -> Json:
+    token = entry["token"]
+    units = entry.get("bytes") or list(token.encode())
+    return {"token": token, "logprob": entry["logprob"], "bytes": units}
 
 
 def written_usage(usage: TokenUsage) -> Json:

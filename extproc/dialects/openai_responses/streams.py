@@ -40,6 +40,7 @@ from extproc.dialects.openai_responses.answers import (
     written_head,
     written_id,
     written_item,
+    written_logprobs,
 )
 from extproc.dialects.openai_responses.items import thinking_of
 from extproc.dialects.reading_streams import (
@@ -222,12 +223,13 @@ class ResponseStreamWriter:
             )
         assert isinstance(part, Text | Refused | Thinking)
         part.text += event.text
-        self._logprobs += event.logprobs
+        logprobs = written_logprobs(event.logprobs)
+        self._logprobs += logprobs
         if isinstance(part, Thinking):
             return self._summary("response.reasoning_summary_text.delta", {"delta": event.text})
         if isinstance(part, Refused):
             return self._inside("response.refusal.delta", 0, {"delta": event.text})
-        fields = {"delta": event.text, "logprobs": list(event.logprobs)}
+        fields = {"delta": event.text, "logprobs": logprobs}
         return self._inside("response.output_text.delta", 0, fields)
 
     def _end_part(self) -> bytes:

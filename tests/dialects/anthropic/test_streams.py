@@ -189,3 +189,9 @@ def test_a_broken_stream_is_told_as_an_error_and_never_as_stopped() -> None:
 def test_a_foreign_signature_is_not_shown_as_anthropics() -> None:
     writer = MessageStreamWriter(CONTEXT._replace(vendor=Vendor.GOOGLE))
     assert writer.write([Signature(0, "s")]) == b""
+
+
+def test_F54_an_end_that_does_not_say_the_output_is_no_report() -> None:
+    """What the start said of it was a beginning."""
+    events = read(start(), event("message_delta", delta={"stop_reason": "end_turn"}, usage={}))
+    assert events[-1] == Ended(None)

@@ -60,6 +60,8 @@ def test_a_guardrail_is_a_refusal_and_an_unknown_reason_an_end() -> None:
 @pytest.mark.parametrize("count", [-1, "5", 10**12, True])
 def test_usage_that_is_no_count_is_no_usage(count: Any) -> None:
     assert usage_of({**USAGE, "outputTokens": count}) is None
+    for needed in ("inputTokens", "outputTokens"):
+        assert usage_of({key: n for key, n in USAGE.items() if key != needed}) is None
     assert usage_of(None) is None
 
 
