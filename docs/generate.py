@@ -192,6 +192,16 @@ in chat completions unless the caller speaks responses too.
 
 Embeddings, legacy completions and token counts are not translated: only targets of the caller's own
 API serve them.
+
+`tests/integration/test_dialect_matrix.py` sends every request of these tables through a gateway to
+providers as strict as the real ones. The exact translations of requests, answers, errors and
+streams are in `tests/dialects/golden/`.
+
+Answers keep text, thoughts, tool calls, refusals, the reason to stop and every count that the
+provider gives. Two things need a word. A generated image is in `images` beside the text in chat
+completions (as OpenRouter and LiteLLM have it), an `image_generation_call` in responses, and a line
+of text that says it was left out in messages, which have no place for it. A provider's answer that
+is out of shape or out of order is cut, and charged as reserved.
 """
 
 
