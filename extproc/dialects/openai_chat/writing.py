@@ -33,8 +33,6 @@ MAX_STOPS = 4
 """OpenAI's own bound on stop sequences."""
 REASONING_MODEL = re.compile(r"(?:.*[/.])?(?:o[1-9]|gpt-[5-9])", re.IGNORECASE)
 """OpenAI models that think, take ``reasoning_effort``, and refuse ``max_tokens``."""
-FIXED_SAMPLING = re.compile(r"(?:.*[/.])?(?:o[1-9]|gpt-5(?!\.))", re.IGNORECASE)
-"""OpenAI models that refuse a temperature, top_p or stop sequences, whatever the effort."""
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
 
 
@@ -47,7 +45,7 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
     dropped = list(conversation.dropped)
     _tools(document, conversation)
     _limits(document, conversation, facts)
-    dropped += _sampling(document, conversation, facts)
+    _sampling(document, conversation)
     dropped += _thinking(document, conversation.thinking, facts)
     if conversation.answer_format is not None:
         document["response_format"] = _format(conversation.answer_format)
@@ -205,12 +203,10 @@ def _limits(document: Json, conversation: Conversation, facts: TargetFacts) -> N
     if conversation.stop:
         if len(conversation.stop) > MAX_STOPS:
             raise UntranslatableError("stop_sequences", f"OpenAI takes at most {MAX_STOPS}")
-        if FIXED_SAMPLING.match(facts.model):
-            raise UntranslatableError("stop_sequences", "OpenAI's model takes none")
         document["stop"] = conversation.stop
 
 
-def _sampling(document: Json, conversation: Conversation, facts: TargetFacts) -> list[str]:
+def _sampling(document: Json, conversation: Conversation) -> None:
     values = {
         "temperature": conversation.temperature,
         "top_p": conversation.top_p,
@@ -221,10 +217,7 @@ def _sampling(document: Json, conversation: Conversation, facts: TargetFacts) ->
         "top_logprobs": conversation.top_logprobs,
         "logit_bias": conversation.logit_bias or None,
     }
-    fixed = ("temperature", "top_p") if FIXED_SAMPLING.match(facts.model) else ()
-    dropped = [key for key in fixed if values.pop(key) not in (None, 1)]
     document.update({key: value for key, value in values.items() if value is not None})
-    return dropped
 
 
 def _thinking(document: Json, wish: ThinkingWish | None, facts: TargetFacts) -> list[str]:

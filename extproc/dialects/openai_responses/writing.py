@@ -23,7 +23,7 @@ from extproc.dialects.conversation import (
     UntranslatableError,
     Vendor,
 )
-from extproc.dialects.openai_chat.writing import FIXED_SAMPLING, REASONING_MODEL, data_url
+from extproc.dialects.openai_chat.writing import REASONING_MODEL, data_url
 from extproc.dialects.thinking import effort_of
 from extproc.dialects.unsayable import refuse_extra
 
@@ -47,8 +47,6 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
         "stream": conversation.stream or None,
         "safety_identifier": conversation.end_user or None,
     }
-    fixed = ("temperature", "top_p") if FIXED_SAMPLING.match(facts.model) else ()
-    dropped += [key for key in fixed if values.pop(key) not in (None, 1)]
     document.update({key: value for key, value in values.items() if value is not None})
     wish = conversation.thinking
     if REASONING_MODEL.match(facts.model) is not None:

@@ -138,22 +138,6 @@ def test_thinking_becomes_an_effort_where_the_model_thinks(wish: ThinkingWish, e
     assert document["max_completion_tokens"] == 9
 
 
-def test_a_model_whose_sampling_is_fixed_is_asked_without_and_that_is_told() -> None:
-    turns = [user(Text("hi"))]
-    asked = Conversation("asked", turns, temperature=0.2, top_p=0.9)
-    request = write_request(asked, THINKER)
-    assert not {"temperature", "top_p"} & set(json.loads(request.body))
-    assert request.dropped == ("temperature", "top_p")
-    plain = Conversation("asked", turns, temperature=1, top_p=1)
-    assert write_request(plain, THINKER).dropped == ()
-    asked.stop = ["END"]
-    with pytest.raises(UntranslatableError) as error:
-        write_request(asked, THINKER)
-    assert error.value.param == "stop_sequences"
-    newer = write_request(asked, THINKER._replace(model="gpt-5.1"))
-    assert json.loads(newer.body)["temperature"] == 0.2
-
-
 def test_a_model_that_does_not_think_is_not_asked_to_and_that_is_told() -> None:
     conversation = Conversation("m", [user(Text("x"))], thinking=ThinkingWish("budget", 2_000))
     request = write_request(conversation, PLAIN)
