@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.core.translated import CALLERS
-from extproc.dialects.answer import Answer, PartKind, PartStarted, Started, Stop
+from extproc.dialects.answer import Answer, PartKind, PartStarted, Signature, Started, Stop
 from extproc.dialects.anthropic.dialect import AnthropicMessages
 from extproc.dialects.bedrock.event_stream import EventStreamReader
 from extproc.dialects.codec import CallerDialect, Context, StreamError, TargetDialect
@@ -368,12 +368,13 @@ def test_a_stream_there_and_back_is_the_same_stream(
 
 
 def joined(stream: list[Any]) -> list[Any]:
-    """Without what an API says at another time (the provider's id and model, interim counts), and
-    with a refusal's words as any other: Anthropic's stream does not tell them apart."""
+    """Without what an API says at another time or for itself (the provider's id and model, interim
+    counts, signatures), and with a refusal's words as any other: Anthropic's stream does not tell
+    them apart."""
     return [
         event._replace(kind=PartKind.TEXT)
         if isinstance(event, PartStarted) and event.kind is PartKind.REFUSED
         else event
         for event in stream
-        if not isinstance(event, Started)
+        if not isinstance(event, Started | Signature)
     ]
