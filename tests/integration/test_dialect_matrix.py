@@ -267,6 +267,13 @@ ERRORS: dict[int, tuple[type[Exception], type[Exception]]] = {
     503: (openai.InternalServerError, anthropic.InternalServerError),
 }
 """By status, the typed errors of the two SDKs."""
+AWS_NAMES = {
+    400: "ValidationException",
+    403: "AccessDeniedException",
+    429: "ThrottlingException",
+    503: "ServiceUnavailableException",
+}
+"""What AWS calls them, in a header of its answer."""
 
 
 @each_cell
@@ -281,6 +288,8 @@ def test_an_error(
     error: Any = raised.value
     assert error.status_code == status
     assert "The demo provider was told to fail." in str(error)
+    if target.speaks is Dialect.BEDROCK and operation is not Operation.MESSAGES:
+        assert error.code == AWS_NAMES[status]
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=cell_id)

@@ -89,7 +89,7 @@ def _choice(choice: Json) -> tuple[list[Part], Stop, list[Json]]:
     stop = stop_of(choice.get("finish_reason"))
     if stop is Stop.END and any(isinstance(part, Refused) for part in parts):
         stop = Stop.REFUSAL
-    return parts, stop, (choice.get("logprobs") or {}).get("content") or []
+    return parts, stop, list((choice.get("logprobs") or {}).get("content") or ())
 
 
 def usage_of(usage: object) -> TokenUsage | None:
