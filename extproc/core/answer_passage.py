@@ -69,10 +69,11 @@ class AnswerPassage:
         """Whether nothing was passed on yet."""
         return self._held is not None
 
-    def on_headers(self, status: int, content_type: str) -> Let | None:
-        """The provider's status and type; None while they are held."""
+    def on_headers(self, status: int, content_type: str, error_name: str) -> Let | None:
+        """The provider's status and type, and what its headers call an error; None while they are
+        held."""
         if self._translation is not None:
-            self._content_type = self._translation.on_headers(status, content_type)
+            self._content_type = self._translation.on_headers(status, content_type, error_name)
         if self._token is not None and status < 400 and _WHOLE not in content_type:
             self._held = []
             return None

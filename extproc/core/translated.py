@@ -187,9 +187,9 @@ class Translation:
         left_out = dict.fromkeys((*self.request.dropped, *self._unread))
         return ",".join(left_out)[:_MAX_SAID_CHARACTERS]
 
-    def on_headers(self, status: int, content_type: str) -> str:
+    def on_headers(self, status: int, content_type: str, error_name: str = "") -> str:
         """The content type that the caller gets."""
-        return self._answer.on_headers(status, content_type).content_type
+        return self._answer.on_headers(status, content_type, error_name).content_type
 
     def on_body(self, data: bytes, *, end: bool) -> bytes:
         """The next bytes for the caller; notes what the provider reports it used. Raises

@@ -123,6 +123,7 @@ class TargetDialect(Protocol):
         """For one stream."""
         ...
 
-    def read_error(self, status: int, body: bytes) -> ProviderError:
-        """Total: whatever came (HTML, nothing, another shape) is some error."""
+    def read_error(self, status: int, body: bytes, name: str = "") -> ProviderError:
+        """Total: whatever came (HTML, nothing, another shape) is some error. ``name`` is what the
+        headers call it: AWS says it there and not in the body (``x-amzn-errortype``)."""
         ...

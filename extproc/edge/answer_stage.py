@@ -51,8 +51,7 @@ class AnswerStage:
             self._alarm = None
 
     def _headers(self, stream: Stream, headers: pb.HttpHeaders) -> None:
-        status, content_type = codec.decode_answer_headers(headers)
-        let = self._passage.on_headers(status, content_type)
+        let = self._passage.on_headers(*codec.decode_answer_headers(headers))
         if let is None and headers.end_of_stream:
             let = self._passage.on_body(b"", 0, end=True)
             assert let is not None

@@ -289,15 +289,14 @@ def encode_send_attempt(command: SendAttempt) -> bytes:
     return _body_response(headers, command.body, b"", said)
 
 
-def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str]:
-    """Status and content type of a provider's answer."""
-    status = content_type = ""
+def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str, str]:
+    """Status and content type of a provider's answer, and what AWS calls an error."""
+    read = dict.fromkeys((":status", "content-type", "x-amzn-errortype"), "")
     for header in message.headers.headers:
-        if header.key == ":status":
-            status = header.raw_value.decode("ascii", "replace")
-        elif header.key == "content-type":
-            content_type = header.raw_value.decode("ascii", "replace")
-    return int(status) if status.isdigit() else 0, content_type
+        if header.key in read:
+            read[header.key] = header.raw_value.decode("ascii", "replace")
+    status, content_type, error_name = read.values()
+    return int(status) if status.isdigit() else 0, content_type, error_name
 
 
 def encode_answer_headers(content_type: str) -> bytes:

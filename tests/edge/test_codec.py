@@ -194,3 +194,19 @@ def test_an_answer_is_timed_from_the_sending_of_its_own_attempt(
     assert (untimed.first_byte_us, untimed.answered_us) == (0, 0)
     never_sent = codec.decode_request_ended(pb.HttpAccessLogEntry(), 0, timed=True)
     assert (never_sent.first_byte_us, never_sent.answered_us) == (0, 0)
+
+
+def test_an_answers_head_is_its_status_its_type_and_what_aws_calls_an_error() -> None:
+    said = {
+        ":status": b"429",
+        "content-type": b"application/json",
+        "x-amzn-errortype": b"ThrottlingException:http://internal.amazon.com/",
+        "server": b"x",
+    }
+    message = pb.HttpHeaders()
+    for key, value in said.items():
+        message.headers.headers.add(key=key, raw_value=value)
+    status, content_type, error_name = codec.decode_answer_headers(message)
+    assert (status, content_type) == (429, "application/json")
+    assert error_name.startswith("ThrottlingException:")
+    assert codec.decode_answer_headers(pb.HttpHeaders()) == (0, "", "")

@@ -10,6 +10,7 @@ from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import (
     Json,
+    Media,
     Part,
     Refused,
     Text,
@@ -24,6 +25,7 @@ from extproc.dialects.provider_error import (
     kind_of_status,
 )
 from extproc.dialects.thinking import given_signature
+from extproc.dialects.unsayable import unshown
 from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
@@ -91,7 +93,7 @@ def part_of(block: Json) -> Part | None:
     """A block of an answer; None for one that only Anthropic's own tools make."""
     kind = block["type"]
     if kind == "text":
-        return Text(block["text"], citations=block.get("citations") or [])
+        return Text(block["text"])
     if kind == "thinking":
         return Thinking(block["thinking"], block.get("signature") or "", Vendor.ANTHROPIC)
     if kind == "redacted_thinking":
@@ -136,9 +138,10 @@ def written_block(part: Part, context: Context) -> Json | None:
     """A part as a block. What is not Claude's is marked (``wire.call_ids.FOREIGN``): Claude refuses
     others' thoughts, and to think on after calls that it did not think about."""
     if isinstance(part, Text):
-        return {"type": "text", "text": part.text, "citations": part.citations or None}
-    if isinstance(part, Refused):
         return {"type": "text", "text": part.text, "citations": None}
+    if isinstance(part, Refused | Media):
+        text = unshown(part) if isinstance(part, Media) else part.text
+        return {"type": "text", "text": text, "citations": None}
     if isinstance(part, ToolCall):
         name, call_id = own_name(part.name, context), shown_id(part.call_id, context.vendor)
         block = {"type": "tool_use", "id": call_id, "name": name}
@@ -184,10 +187,11 @@ def written_usage(usage: TokenUsage) -> Json:
             "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
         },
         "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
     }
 
 
-def read_error(status: int, body: bytes) -> ProviderError:
+def read_error(status: int, body: bytes, name: str = "") -> ProviderError:
     """Whatever came is some error; the provider's words are kept."""
     error = error_in(body)
     kind = kind_of_status(status)

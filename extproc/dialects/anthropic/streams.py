@@ -17,6 +17,7 @@ from extproc.dialects.answer import (
     PartStarted,
     Ping,
     ProviderError,
+    Shown,
     Signature,
     Started,
     Stop,
@@ -38,6 +39,7 @@ from extproc.dialects.conversation import Json, Thinking, Vendor
 from extproc.dialects.reading_streams import BROKEN_STATUS, SseStreamReader, ended_early
 from extproc.dialects.sse import sse_event
 from extproc.dialects.thinking import given_signature
+from extproc.dialects.unsayable import unshown
 from extproc.values.usage import TokenUsage
 
 _ERROR_STATUS = {"overloaded_error": 529, "rate_limit_error": 429}
@@ -83,7 +85,8 @@ class MessageStreamReader(SseStreamReader):
                 events.append(PartEnded(part))
         elif kind == "message_start":
             message = event["message"]
-            self._usage = dict(message.get("usage") or {})
+            usage = message.get("usage")
+            self._usage = dict(usage) if isinstance(usage, dict) else {}
             events.append(Started(str(message["id"]), str(message["model"]), usage_of(self._usage)))
         elif kind == "message_delta":
             self._message_delta(event, events)
@@ -141,6 +144,8 @@ class MessageStreamReader(SseStreamReader):
         delta = event.get("delta") or {}
         if delta.get("stop_reason") is None:
             return
+        if (event.get("usage") or {}).get("output_tokens") is None:
+            self._usage.pop("output_tokens", None)  # what the start said of it was a beginning
         self._stopped = True
         events.append(
             Stopped(
@@ -183,6 +188,10 @@ class MessageStreamWriter:
             return b""
         if isinstance(event, Ended):
             return self._end(event)
+        if isinstance(event, Shown):
+            number, text = event.part, unshown(event.media)
+            told = (PartStarted(number, PartKind.TEXT), Delta(number, text), PartEnded(number))
+            return self.write(told)
         if isinstance(event, Ping):
             return _written("ping", {})
         assert isinstance(event, Failed)
@@ -241,7 +250,8 @@ class MessageStreamWriter:
             "stop_reason": STOP_REASON[stopped.stop],
             "stop_sequence": stopped.stop_sequence or None,
         }
-        counts: Json = {key: n for key, n in written_usage(usage).items() if type(n) is int}
+        counts = written_usage(usage)
+        del counts["cache_creation"]  # told at the start only
         return _written("message_delta", {"delta": delta, "usage": counts}) + _written(
             "message_stop", {}
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -12,6 +12,7 @@ from extproc.dialects.codec import Context
 from extproc.dialects.conversation import (
     Json,
     KnownAs,
+    Media,
     Part,
     Refused,
     Text,
@@ -21,6 +22,7 @@ from extproc.dialects.conversation import (
 )
 from extproc.dialects.openai_responses.tools import written_call
 from extproc.dialects.thinking import given_signature, returned_thinking
+from extproc.dialects.unsayable import unshown
 from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
@@ -93,7 +95,7 @@ def item_parts(item: Json) -> list[Part]:
 def _content(part: Json) -> Part:
     if part["type"] == "refusal":
         return Refused(part["refusal"])
-    return Text(part["text"], citations=part.get("annotations") or [])
+    return Text(part["text"])
 
 
 def stop_of(document: Json, parts: list[Part]) -> Stop:
@@ -119,6 +121,10 @@ def write_answer(answer: Answer, context: Context) -> bytes:
         for number, part in enumerate(answer.parts)
         if (item := written_item(part, response_id, number, context.known_as)) is not None
     ]
+    said = [part for item in output for part in item.get("content") or ()]
+    for part in said[:1]:
+        if "logprobs" in part:
+            part["logprobs"] = written_logprobs(answer.logprobs)
     document = written_head(response_id, answer.model, answer.created_s, context)
     return orjson.dumps({**document, **written_end(answer.stop, output, answer.usage)})
 
@@ -178,6 +184,11 @@ def written_item(
         return {**head, "status": "completed", "content": [written_content(part)]}
     if isinstance(part, ToolCall):
         return written_call(part, name, known_as)
+    if isinstance(part, Media):
+        if part.kind != "image":
+            return written_item(Text(unshown(part)), response_id, number, known_as)
+        image = {"type": "image_generation_call", "status": "completed", "result": part.data}
+        return {"id": f"ig_{name}", **image}
     if isinstance(part, Thinking):
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         item: Json = {"id": part.item_id or f"rs_{name}", "type": "reasoning", "summary": summary}
@@ -191,6 +202,20 @@ def written_content(part: Text | Refused) -> Json:
     if isinstance(part, Refused):
         return {"type": "refusal", "refusal": part.text}
     return {"type": "output_text", "text": part.text, "annotations": [], "logprobs": []}
+
+
+def written_logprobs(entries: Iterable[Json]) -> list[Json]:
+    """Entries of chat completions, where bytes and other candidates may be left out."""
+    return [
+        {**_logprob(entry), "top_logprobs": list(map(_logprob, entry.get("top_logprobs") or ()))}
+        for entry in entries
+    ]
+
+
+def _logprob(entry: Json) -> Json:
+    token = entry["token"]
+    units = entry.get("bytes") or list(token.encode())
+    return {"token": token, "logprob": entry["logprob"], "bytes": units}
 
 
 def written_usage(usage: TokenUsage) -> Json:

@@ -16,13 +16,23 @@ from extproc.dialects.answer import (
     PartStarted,
     Ping,
     ProviderError,
+    Shown,
     Signature,
     Started,
     Stop,
     Stopped,
 )
 from extproc.dialects.codec import Context
-from extproc.dialects.conversation import Json, Part, Refused, Text, Thinking, ToolCall, Vendor
+from extproc.dialects.conversation import (
+    Json,
+    Media,
+    Part,
+    Refused,
+    Text,
+    Thinking,
+    ToolCall,
+    Vendor,
+)
 from extproc.dialects.openai_responses.answers import (
     answer_of,
     failed_error,
@@ -30,6 +40,7 @@ from extproc.dialects.openai_responses.answers import (
     written_head,
     written_id,
     written_item,
+    written_logprobs,
 )
 from extproc.dialects.openai_responses.free_text import FreeText
 from extproc.dialects.reading_streams import (
@@ -40,6 +51,7 @@ from extproc.dialects.reading_streams import (
 )
 from extproc.dialects.sse import sse_event
 from extproc.dialects.thinking import returned_thinking
+from extproc.dialects.unsayable import unshown
 from extproc.values.usage import TokenUsage
 
 _PING = b": ping\n\n"
@@ -129,6 +141,7 @@ class ResponseStreamWriter:
         self._id = ""
         self._output: list[Json] = []
         self._part: Part = Text("")
+        self._logprobs: list[Json] = []
         self._item_id = self._kind = ""
         self._free_text = FreeText()
         self._stopped = Stopped(Stop.END)
@@ -159,10 +172,14 @@ class ResponseStreamWriter:
             return b""
         if isinstance(event, Ended):
             return self._end(event.usage or self._stopped.usage)
+        if isinstance(event, Shown):
+            return self._shown(event.part, event.media)
         if isinstance(event, Ping):
             return _PING
         assert isinstance(event, Failed)
-        response = {**self._head, "status": "failed", "error": failed_error(event.error)}
+        # The provider may fail before it has begun.
+        head = self._head or written_head(written_id("", self._context), "", 0, self._context)
+        response = {**head, "status": "failed", "error": failed_error(event.error)}
         return self._written("response.failed", {"response": response})
 
     def _start(self, event: PartStarted) -> bytes:
@@ -189,6 +206,18 @@ class ResponseStreamWriter:
             added += self._summary("response.reasoning_summary_part.added", {"part": part})
         return added
 
+    def _shown(self, number: int, media: Media) -> bytes:
+        """An image, as OpenAI's own tool for images gives it."""
+        if media.kind != "image":
+            delta = Delta(number, unshown(media))
+            return self.write((PartStarted(number, PartKind.TEXT), delta, PartEnded(number)))
+        self._part = media
+        item = self._item()
+        self._item_id = item["id"]
+        told = self._added({**item, "status": "in_progress", "result": None})
+        told += self._inside("response.image_generation_call.completed", None, {})
+        return told + self._end_part()
+
     def _delta(self, event: Delta) -> bytes:
         part = self._part
         if isinstance(part, ToolCall):
@@ -196,15 +225,20 @@ class ResponseStreamWriter:
             return self._call_delta(event.text)
         assert isinstance(part, Text | Refused | Thinking)
         part.text += event.text
+        logprobs = written_logprobs(event.logprobs)
+        self._logprobs += logprobs
         if isinstance(part, Thinking):
             return self._summary("response.reasoning_summary_text.delta", {"delta": event.text})
         if isinstance(part, Refused):
             return self._inside("response.refusal.delta", 0, {"delta": event.text})
-        fields = {"delta": event.text, "logprobs": list(event.logprobs)}
+        fields = {"delta": event.text, "logprobs": logprobs}
         return self._inside("response.output_text.delta", 0, fields)
 
     def _end_part(self) -> bytes:
         item, part = self._item(), self._part
+        logprobs, self._logprobs = self._logprobs, []
+        if isinstance(part, Text):
+            item["content"][0]["logprobs"] = logprobs
         told = b""
         if isinstance(part, ToolCall):
             told = self._call_done(item)
@@ -213,7 +247,7 @@ class ResponseStreamWriter:
             summary = {"type": "summary_text", "text": part.text}
             told += self._summary("response.reasoning_summary_part.done", {"part": summary})
         elif isinstance(part, Text):
-            fields = {"text": part.text, "logprobs": []}
+            fields = {"text": part.text, "logprobs": logprobs}
             told = self._inside("response.output_text.done", 0, fields)
         elif isinstance(part, Refused):
             told = self._inside("response.refusal.done", 0, {"refusal": part.text})

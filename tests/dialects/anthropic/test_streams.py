@@ -199,3 +199,9 @@ def test_what_is_not_claudes_is_marked(signature: str) -> None:
     assert f'"signature":"{FOREIGN}google.{signature}"'.encode() in signed
     assert b"content_block_stop" in stop
     assert f'"id":"t{FOREIGN}"'.encode() in call
+
+
+def test_F54_an_end_that_does_not_say_the_output_is_no_report() -> None:
+    """What the start said of it was a beginning."""
+    events = read(start(), event("message_delta", delta={"stop_reason": "end_turn"}, usage={}))
+    assert events[-1] == Ended(None)

@@ -104,3 +104,7 @@ def test_an_error_keeps_its_meaning_and_words() -> None:
 @given(st.integers(400, 599), st.binary(max_size=100))
 def test_whatever_a_provider_answers_is_some_error(status: int, body: bytes) -> None:
     assert read_error(status, body).status == status
+
+
+def test_F54_output_that_is_left_out_of_its_count_is_in_the_total() -> None:
+    assert usage_of({"promptTokenCount": 3, "totalTokenCount": 12}) == TokenUsage(3, 9)

@@ -177,6 +177,8 @@ def test_a_stream_that_is_cut_or_fails_says_so() -> None:
     data = ResponseStreamWriter(CONTEXT).write([EVENTS[0], failure])
     assert told(data)[-1]["response"]["error"]["code"] == "rate_limit_exceeded"
     assert read(data)[-1].error.kind == "rate_limit"
+    early = told(ResponseStreamWriter(CONTEXT).write([failure]))
+    assert [event["response"]["id"] for event in early] == ["resp_r1"]
     assert ResponseStreamWriter(CONTEXT).write([Ping()]).startswith(b":")
 
 
