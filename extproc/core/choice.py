@@ -66,18 +66,18 @@ def choose(route: Route, draw: float, asking: Asking) -> Chain:
                 unable = []
     if model.weights_only and not unable:
         return route.draw(draw, gate.breakers, now_ms)
-    breakers, policy = gate.breakers, model.breaker
-    if not breakers.all_closed:
-        unable += [t for t in route.targets if not breakers.admits(t.name, policy, now_ms)]
     if model.weights_only:
-        return route.draw_without(unable, draw)
+        return route.draw_without(unable, draw, gate.breakers, now_ms)
+    out, trials = gate.breakers.left_out(route.targets, model.breaker, now_ms)
+    unable += out
     excluded = {target.name for target in unable}
     usable = {target.name for target in route.targets if target.name not in excluded}
     ordered = _Choice(asking, usable).in_order(model, draw)
     by_name: dict[str, Target] = {}
     for target in ordered:
         by_name.setdefault(target.name, target)
-    return route.in_order(list(by_name.values()))
+    targets = list(by_name.values())
+    return route.in_order(gate.breakers.led(targets, trials, model.breaker, now_ms))
 
 
 def session_key(caller: Caller, session: str) -> Key:

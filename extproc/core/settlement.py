@@ -30,8 +30,7 @@ def attempt_failed(gate: Gate, event: AttemptFailed) -> list[EndCommand]:
     attempt = entry.attempts.get(event.attempt)
     if attempt is None or attempt.ended:
         return []
-    if _target_failed(event.ending):
-        gate.breakers.failed(attempt.target.name, entry.chain.breaker, event.now_ms)
+    _note_failure(gate, entry, attempt.target, event.ending, event.now_ms)
     commands = [_end_without_usage(gate, attempt, event.ending, event.now_ms)]
     if entry.over:
         _forget_if_done(gate, entry)
@@ -98,16 +97,15 @@ def _cost_so_far(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestGo
 def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded) -> EndCommand:
     ending = event.ending
     target = attempt.target
-    if _target_failed(ending):
-        gate.breakers.failed(target.name, entry.chain.breaker, event.now_ms)
-    elif ending.status:
+    failed = _note_failure(gate, entry, target, ending, event.now_ms)
+    if not failed and ending.status:
         # Without a status the client left before there was an answer: that says nothing.
-        gate.breakers.succeeded(target.name)
+        gate.breakers.succeeded(target.name, entry.chain.breaker, event.now_ms)
     reported = None
     if attempt.translated:
         # What Envoy found in the answer is our writing: it tells less than the provider said.
         reported = attempt.reported
-    elif ending.status < 400:
+    elif ending.status < 300:
         reported = reported_usage(entry.operation, event)
     if reported is None or not reported.final:
         return _end_without_usage(gate, attempt, ending, event.now_ms)
@@ -154,7 +152,8 @@ def reported_usage(operation: Operation, event: RequestEnded) -> Reported | None
 def _end_without_usage(gate: Gate, attempt: Attempt, ending: Ending, now_ms: int) -> EndCommand:
     if ending.connect_failed:
         return _release(gate, attempt, "not connected", now_ms)
-    answered = ending.status >= 400 and not (ending.timed_out or ending.reset)
+    refused = ending.status >= 400 or ending.redirected
+    answered = refused and not (ending.timed_out or ending.reset)
     if answered and not ending.client_gone:
         return _release(gate, attempt, f"status {ending.status}", now_ms)
     _end(gate, attempt, attempt.amounts, now_ms)
@@ -172,6 +171,16 @@ def _end(gate: Gate, attempt: Attempt, charged: Amounts, now_ms: int) -> None:
         gate.velocity.ended(attempt.counted, charged[Unit.MICRO_USD], now_ms)
 
 
+def _note_failure(gate: Gate, entry: InFlight, target: Target, ending: Ending, now_ms: int) -> bool:
+    """Whether it is one of the target's. It counts, and what the target asked for is done."""
+    if not _target_failed(ending):
+        return False
+    gate.breakers.failed(target.name, entry.chain.breaker, now_ms)
+    if ending.rest_ms:
+        gate.breakers.rest(target.name, ending.rest_ms, now_ms)
+    return True
+
+
 def _target_failed(ending: Ending) -> bool:
     if ending.client_gone:
         return False
@@ -181,6 +190,7 @@ def _target_failed(ending: Ending) -> bool:
         or ending.reset
         or ending.status >= 500
         or ending.status in _BREAKER_STATUSES
+        or ending.redirected
     )
 
 

@@ -26,10 +26,12 @@ from extproc.values.wire_names import (
     DECIDED_HEADER,
     METADATA,
     REFUSED_DETAILS,
+    RETRY_AFTER,
     USAGE_METADATA,
 )
 from extproc.wire.error_body import amount_text, refusal_body, refusal_headers
 from extproc.wire.headers import CREDENTIAL_HEADERS
+from extproc.wire.retry_after import retry_after_ms
 
 _OVERWRITE = b"\x18\x02"  # HeaderValueOption.append_action = OVERWRITE_IF_EXISTS_OR_ADD
 _UNSAFE = {ord(c): None for c in "\r\n\0"}
@@ -380,6 +382,10 @@ def encode(command: AwaitBody | Refuse | Answer | Forward | SendAttempt) -> tupl
 # -- access log -----------------------------------------------------------------------------------
 
 
+_RESTING_STATUSES = frozenset((429, 503, 529))
+"""With these a wait is about the provider, and not about one request."""
+
+
 def decode_request_ended(
     entry: pb.HttpAccessLogEntry, now_ms: int, *, timed: bool = False
 ) -> RequestEnded:
@@ -396,7 +402,7 @@ def decode_request_ended(
     return RequestEnded(
         common.stream_id,
         common.upstream_request_attempt_count,
-        _ending(entry),
+        _ending(entry, now_ms),
         first,
         last,
         tail,
@@ -431,16 +437,20 @@ def decode_attempt_failed(entry: pb.HttpAccessLogEntry, now_ms: int) -> AttemptF
     return AttemptFailed(
         headers.get("x-request-id", ""),
         int(number) if number.isdigit() else 0,
-        _ending(entry),
+        _ending(entry, now_ms),
         now_ms,
     )
 
 
-def _ending(entry: pb.HttpAccessLogEntry) -> Ending:
+def _ending(entry: pb.HttpAccessLogEntry, now_ms: int) -> Ending:
     status = entry.response.response_code.value
+    rest_ms = 0
+    if status in _RESTING_STATUSES:
+        wait = entry.response.response_headers.get(RETRY_AFTER, b"")
+        rest_ms = retry_after_ms(wait.decode("ascii", "replace"), now_ms)
     common = entry.common_properties
     if not common.HasField("response_flags"):
-        return Ending(status)
+        return Ending(status, rest_ms=rest_ms)
     flags = common.response_flags
     return Ending(
         status,
@@ -464,4 +474,5 @@ def _ending(entry: pb.HttpAccessLogEntry) -> Ending:
             or flags.upstream_protocol_error
         ),
         client_gone=(flags.downstream_connection_termination or flags.downstream_remote_reset),
+        rest_ms=rest_ms,
     )

@@ -27,7 +27,7 @@ from extproc.edge.lean_server import LeanServer
 from extproc.edge.notices import report_velocity
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
-from extproc.edge.store import close_ledger, kill_share, open_ledger
+from extproc.edge.store import breaker_share, close_ledger, kill_share, open_ledger
 from extproc.envoy.delivery import FileDelivery
 from extproc.envoy.process import write_bootstrap
 from extproc.envoy.render import render
@@ -89,6 +89,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     ledger = await open_ledger(store, policy.store_namespace, settings.state, environ, draw)
     sidecar = Sidecar(Gate(Generation(policy)), ledger, Clock(), draw)
     share = kill_share(store, policy.store_namespace, environ)
+    breakers = breaker_share(store, policy.store_namespace, environ, sidecar)
     kills = KillBoard(sidecar.gate, settings.state, sidecar.clock, share)
     sidecar.metrics.generation = policy.generation
     sidecar.metrics.policy_warnings = Counter(warning.code for warning in policy.warnings)
@@ -124,6 +125,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
         asyncio.create_task(reloader.watch(sidecar)),
         asyncio.create_task(_tend(sidecar)),
         asyncio.create_task(kills.watch()),
+        asyncio.create_task(breakers.watch()),
         asyncio.create_task(_watch_loop(sidecar)),
         asyncio.create_task(alerting.run()),
     ]

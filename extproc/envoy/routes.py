@@ -20,8 +20,9 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 """The largest request that Anthropic and OpenAI accept; Claude Code sends megabytes."""
 IDLE_TIMEOUT_S = 300
 """A provider silent for five minutes is gone; clients abort then too."""
-RETRIABLE_STATUS_CODES = (408, 429, 529)
-"""With 5xx: the target cannot serve now, another one may."""
+RETRIABLE_STATUS_CODES = (301, 302, 303, 307, 308, 408, 429, 529)
+"""With 5xx: the target cannot serve now, another one may. A redirect leads where no policy does, so
+it is not followed."""
 ROUTE_TABLE = "tokenweir"
 
 _PRIORITY_GROUP = (
@@ -115,6 +116,8 @@ def _decided_route(stripped: list[str]) -> Json:
                 # The chain's length decides, by a header of the sidecar; this is the roof.
                 "num_retries": 16,
                 "refresh_cluster_on_retry": True,
+                # Envoy could wait for a provider's Retry-After; it is not told to, as the next
+                # attempt is another target's.
                 "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
             },
         },

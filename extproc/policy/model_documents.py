@@ -16,6 +16,10 @@ from extproc.wire.capabilities import Capability
 MAX_TIMEOUT_MS = 600_000
 MAX_WEIGHT = 1_000_000
 MAX_PRIORITY = 1_000
+DEFAULT_FAILURES = 5
+MAX_BREAKER_REQUESTS = 10_000
+MAX_BREAKER_S = 86_400
+"""A day: who was broken yesterday is not judged by it."""
 DEFAULT_TIMEOUT_MS = 60_000
 """Time to response headers where a target names none: long answers think before the first byte."""
 
@@ -93,10 +97,19 @@ def _breaker(document: Section) -> BreakerPolicy:
     section = document.section("circuit_breaker")
     if section is None:
         return BreakerPolicy()
+    percentage = section.integer("failure_percentage", 0, 1, 100)
+    if "minimum_requests" in section and not percentage:
+        section.error(
+            "minimum_requests", "missing_key", "it is of use with failure_percentage only"
+        )
+    # A percentage that is asked for alone is meant to decide alone.
+    threshold = 0 if percentage else DEFAULT_FAILURES
     policy = BreakerPolicy(
-        section.integer("failure_threshold", 5, 1, 10_000),
-        section.integer("window_seconds", 60, 1, 86_400) * 1000,
-        section.integer("cooldown_seconds", 30, 1, 86_400) * 1000,
+        section.integer("failure_threshold", threshold, 1, MAX_BREAKER_REQUESTS),
+        section.integer("window_seconds", 60, 1, MAX_BREAKER_S) * 1000,
+        section.integer("cooldown_seconds", 30, 1, MAX_BREAKER_S) * 1000,
+        percentage,
+        section.integer("minimum_requests", 20, 1, MAX_BREAKER_REQUESTS),
     )
     section.done()
     return policy

@@ -150,8 +150,12 @@ class BreakerPolicy:
     """When a target is left out after failures."""
 
     failure_threshold: int = 5
+    """Failures within the window that open it; 0: not counted alone."""
     window_ms: int = 60_000
     cooldown_ms: int = 30_000
+    failure_percentage: int = 0
+    """Of the calls within the window, if they are enough; 0: not looked at."""
+    minimum_requests: int = 20
 
 
 @dataclass(frozen=True, slots=True)

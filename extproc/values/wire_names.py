@@ -17,6 +17,9 @@ INTERNAL_PREFIX = "x-tw-"
 REFUSED_DETAILS = "tokenweir_refused"
 """Response code details of the sidecar's own answers, which are not to be wrapped again."""
 
+RETRY_AFTER = "retry-after"
+"""Of a provider's answer: logged with it."""
+
 REQUEST_LOG = "request"
 ATTEMPT_LOG = "attempt"
 
