@@ -82,7 +82,7 @@ class Breaker:
         self._failures_ms: deque[int] = deque()
         self._calls: deque[tuple[int, int, int]] = deque()
         """Slice of the window, calls in it, failures among them."""
-        self.opened_ms = 0
+        self.opened_ms = -1
         self._probing_until_ms = 0
         self._held_until_ms = 0
         self._granted_until_ms = 0

@@ -36,7 +36,15 @@ class Chain:
     encoded once: compared by identity on purpose.
     """
 
-    __slots__ = ("breaker", "encoded", "learner", "operation", "targets", "timeout_ms")
+    __slots__ = (
+        "breaker",
+        "encoded",
+        "idle_timeout_ms",
+        "learner",
+        "operation",
+        "targets",
+        "timeout_ms",
+    )
 
     def __init__(
         self,
@@ -50,8 +58,10 @@ class Chain:
         self.breaker = breaker
         self.learner = learner
         """The model whose choices learn from how requests end; None where nothing is learned."""
-        # Envoy takes one time-to-headers per chain (a per-try value set later is ignored).
+        # Envoy takes one time-to-headers per chain (a per-try value set later is ignored), and one
+        # silence.
         self.timeout_ms = max((target.timeout_ms for target in targets), default=0)
+        self.idle_timeout_ms = max((target.idle_timeout_ms for target in targets), default=0)
         self.encoded: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
         """The codec's cache of wire fragments about this chain."""
 

@@ -30,7 +30,8 @@ def attempt_failed(gate: Gate, event: AttemptFailed) -> list[EndCommand]:
     attempt = entry.attempts.get(event.attempt)
     if attempt is None or attempt.ended:
         return []
-    _note_failure(gate, entry, attempt.target, event.ending, event.now_ms)
+    if _target_failed(event.ending):
+        _failed(gate, entry, attempt.target, event.ending, event.now_ms)
     commands = [_end_without_usage(gate, attempt, event.ending, event.now_ms)]
     if entry.over:
         _forget_if_done(gate, entry)
@@ -97,16 +98,20 @@ def _cost_so_far(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestGo
 def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded) -> EndCommand:
     ending = event.ending
     target = attempt.target
-    failed = _note_failure(gate, entry, target, ending, event.now_ms)
-    if not failed and ending.status:
-        # Without a status the client left before there was an answer: that says nothing.
-        gate.breakers.succeeded(target.name, entry.chain.breaker, event.now_ms)
     reported = None
     if attempt.translated:
         # What Envoy found in the answer is our writing: it tells less than the provider said.
         reported = attempt.reported
     elif ending.status < 300:
         reported = reported_usage(entry.operation, event)
+    # Who said the last word did not fail, whatever became of the connection then: a client that
+    # does not read makes an answer as silent as a provider that does not write.
+    done = ending.status < 300 and reported is not None and reported.final
+    if not done and _target_failed(ending):
+        _failed(gate, entry, target, ending, event.now_ms)
+    elif ending.status:
+        # Without a status the client left before there was an answer: that says nothing.
+        gate.breakers.succeeded(target.name, entry.chain.breaker, event.now_ms)
     if reported is None or not reported.final:
         return _end_without_usage(gate, attempt, ending, event.now_ms)
     usage = reported.usage
@@ -171,14 +176,11 @@ def _end(gate: Gate, attempt: Attempt, charged: Amounts, now_ms: int) -> None:
         gate.velocity.ended(attempt.counted, charged[Unit.MICRO_USD], now_ms)
 
 
-def _note_failure(gate: Gate, entry: InFlight, target: Target, ending: Ending, now_ms: int) -> bool:
-    """Whether it is one of the target's. It counts, and what the target asked for is done."""
-    if not _target_failed(ending):
-        return False
+def _failed(gate: Gate, entry: InFlight, target: Target, ending: Ending, now_ms: int) -> None:
+    """Counts a failure of the target, and leaves it alone for as long as it said."""
     gate.breakers.failed(target.name, entry.chain.breaker, now_ms)
     if ending.rest_ms:
         gate.breakers.rest(target.name, ending.rest_ms, now_ms)
-    return True
 
 
 def _target_failed(ending: Ending) -> bool:

@@ -211,7 +211,7 @@ def _chain_headers(chain: Chain, operation: Operation) -> bytes:
     target = chain.targets[0]
     return (
         _target_headers(target, operation)
-        + _set_header(DECIDED_HEADER, b"1")
+        + _set_header(DECIDED_HEADER, b"%d" % chain.idle_timeout_ms)
         + _set_header("x-envoy-max-retries", b"%d" % (len(chain.targets) - 1))
         + _set_header("x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % chain.timeout_ms)
     )

@@ -8,6 +8,7 @@ from extproc.policy.matching import Condition, ConditionalLimit
 from extproc.policy.reading import Section
 from extproc.policy.routing_rules import RuleType, Sla, Sticky, When
 from extproc.policy.snapshot import (
+    IDLE_TIMEOUT_MS,
     BreakerPolicy,
     Channels,
     CredentialRef,
@@ -58,6 +59,7 @@ class TargetDraft:
     timeout_ms: int
     weight: int
     lacks: frozenset[Capability]
+    idle_timeout_ms: int = IDLE_TIMEOUT_MS
 
 
 @dataclass(slots=True)

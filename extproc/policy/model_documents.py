@@ -10,10 +10,12 @@ from extproc.policy.routing_documents import (
     read_sla,
     read_sticky,
 )
-from extproc.policy.snapshot import BreakerPolicy
+from extproc.policy.snapshot import IDLE_TIMEOUT_MS, BreakerPolicy
 from extproc.wire.capabilities import Capability
 
 MAX_TIMEOUT_MS = 600_000
+MAX_IDLE_S = IDLE_TIMEOUT_MS // 1000
+"""Whole seconds: each is a route of Envoy's. No more than the default: leases outlive that."""
 MAX_WEIGHT = 1_000_000
 MAX_PRIORITY = 1_000
 DEFAULT_FAILURES = 5
@@ -47,6 +49,7 @@ def read_virtual_model(document: Section, drafts: Drafts) -> None:
                 _lacks(target),
             )
         )
+        fallbacks[-1].idle_timeout_ms = _idle_timeout_ms(target)
         target.done()
     drafts.models.append(
         ModelDraft(document, name, rule_type, sticky, rules, fallbacks, _breaker(document))
@@ -66,6 +69,7 @@ def _rule(rule: Section, drafts: Drafts) -> RuleDraft:
             member = TargetDraft(
                 target, rule_id, provider, model, timeout_ms, weight, _lacks(target)
             )
+            member.idle_timeout_ms = _idle_timeout_ms(rule)
         else:
             member = model
         target.done()
@@ -80,6 +84,11 @@ def _rule(rule: Section, drafts: Drafts) -> RuleDraft:
     )
     rule.done()
     return draft
+
+
+def _idle_timeout_ms(section: Section) -> int:
+    seconds = section.integer("idle_timeout_seconds", IDLE_TIMEOUT_MS // 1000, 1, MAX_IDLE_S)
+    return seconds * 1000
 
 
 def _lacks(target: Section) -> frozenset[Capability]:

@@ -115,6 +115,10 @@ class Provider:
     """``reserved`` (default): a cut call is charged at its reservation. ``delivered``: see docs."""
 
 
+IDLE_TIMEOUT_MS = 300_000
+"""A provider silent for five minutes is gone; clients abort then too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One model at one provider, as a member of a virtual model."""
@@ -138,6 +142,8 @@ class Target:
     """Where each of these operations is sent."""
     translated: frozenset[Operation] = frozenset()
     """What reaches the target in another API than the caller's, request and answer translated."""
+    idle_timeout_ms: int = IDLE_TIMEOUT_MS
+    """The longest silence within an answer."""
     name: str = field(init=False)
     """``provider/model``: what ``x-tfy-resolved-model`` says and breakers are keyed on."""
 

@@ -211,3 +211,13 @@ def test_a_target_alone_is_one_chain_that_is_made_once() -> None:
     chains = [route.alone(each) for each in route.targets]
     assert [names(chain) for chain in chains] == [["r0"], ["r1"], ["f0"]]
     assert [route.alone(each) for each in route.targets] == chains
+
+
+def test_a_chain_has_the_longest_silence_of_its_targets() -> None:
+    rules = tuple(
+        replace(target(f"r{place}", 1), idle_timeout_ms=ms) for place, ms in enumerate((9, 3, 7))
+    )
+    route = Route(VirtualModel("m", rules, (), POLICY), Operation.CHAT_COMPLETIONS)
+    assert route.draw(0.0, Breakers(), 0).idle_timeout_ms == 9
+    assert route.draw(0.5, broken("r0"), 0).idle_timeout_ms == 7
+    assert route.draw(0.5, broken("r0", "r1", "r2"), 0).idle_timeout_ms == 0

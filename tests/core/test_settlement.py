@@ -228,6 +228,19 @@ def test_a_target_fails_by_what_it_did_never_by_what_the_client_did() -> None:
         assert broken == (failed and not ending.client_gone), ending
 
 
+@pytest.mark.parametrize("ending", [Ending(200, timed_out=True), Ending(200, reset=True)])
+def test_F56_who_said_the_last_word_is_not_to_blame_for_a_client_that_does_not_read(
+    ending: Ending,
+) -> None:
+    world = World(POLICY)
+    world.ask()
+    world.end(ending=ending, usage_tail=openai(9, 4))
+    assert world.gate.breakers.states(NOW) == {}
+    world.ask()
+    world.end(ending=ending, **REPORTS["interim"][0])
+    assert HAIKU in world.gate.breakers.states(NOW)
+
+
 def test_failed_attempts_feed_the_breaker_of_their_own_target() -> None:
     world = World(POLICY)
     world.ask()

@@ -50,7 +50,7 @@ def test_a_forward_says_where_to_go_and_in_which_order() -> None:
     sent = headers(answer.request_body.response.header_mutation)
     assert sent[":path"] == b"/anthropic/openai/v1/chat/completions"
     assert sent[":authority"] == b"127.0.0.1:9"
-    assert sent["x-tw-decided"] == b"1"
+    assert sent["x-tw-decided"] == b"300000"
     assert sent["x-envoy-max-retries"] == b"3"
     assert sent["x-envoy-upstream-rq-per-try-timeout-ms"] == b"2000"
     verdict = answer.dynamic_metadata["tokenweir"]
@@ -175,3 +175,22 @@ def test_an_answer_is_timed_from_the_sending_of_its_own_attempt(
     assert (untimed.first_byte_us, untimed.answered_us) == (0, 0)
     never_sent = codec.decode_request_ended(pb.HttpAccessLogEntry(), 0, timed=True)
     assert (never_sent.first_byte_us, never_sent.answered_us) == (0, 0)
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 408, 429, 500, 502, 503, 504, 529])
+@pytest.mark.parametrize("flagged", [False, True])
+def test_F53_a_wait_is_read_with_the_statuses_that_are_about_the_provider(
+    status: int, flagged: bool
+) -> None:
+    entry = pb.HttpAccessLogEntry()
+    entry.response.response_code.value = status
+    entry.common_properties.response_flags.upstream_overflow = flagged
+    for text, wait_ms in ((None, 0), (b"7", 7_000), (b"\xff\xfe", 0)):
+        if text is not None:
+            entry.response.response_headers["retry-after"] = text
+        expected = wait_ms if status in (429, 503, 529) else 0
+        assert codec.decode_request_ended(entry, 0).ending.rest_ms == expected
+        assert codec.decode_attempt_failed(entry, 0).ending.rest_ms == expected
+    # What the library wrote as text reads the same: it is one on the wire.
+    again = pb.HttpAccessLogEntry.FromString(entry.SerializeToString())
+    assert again.response.response_headers["retry-after"] == b"\xff\xfe"

@@ -49,6 +49,8 @@ def test_what_a_target_lacks_is_what_its_model_lacks_and_what_is_said() -> None:
         (("name: v", 'name: "v w"'), "bad_name"),
         (("{id: one,", "{id: one, weight: -1,"), "out_of_range"),
         (("{id: one,", "{id: one, timeout_ms: 600001,"), "out_of_range"),
+        (("{id: one,", "{id: one, idle_timeout_seconds: 301,"), "out_of_range"),
+        (("{id: one,", "{id: one, idle_timeout_seconds: 0,"), "out_of_range"),
         (("{id: one,", '{id: "a b",'), "bad_id"),
         (("model: gpt-4o-mini", "modle: gpt-4o-mini"), "missing_key"),
         (("model: gpt-4o-mini", "model: gpt-4o-mini, lacks: [eyes]"), "bad_value"),
@@ -96,3 +98,10 @@ def test_a_breaker_that_cannot_be_meant_is_refused(text: str, code: str) -> None
 
 def test_F57_weights_that_are_all_0_are_refused_before_a_request_could_meet_them() -> None:
     assert codes(more=MODEL.replace("{id: one,", "{id: one, weight: 0,")) == ["no_weight"]
+
+
+def test_a_target_has_its_own_longest_silence() -> None:
+    text = MODEL.replace("{id: one,", "{id: one, idle_timeout_seconds: 7,")
+    text += "fallbacks:\n  - {provider: openai, model: gpt-4o, idle_timeout_seconds: 9}\n"
+    model = snapshot(more=text).virtual_models["v"]
+    assert [target.idle_timeout_ms for target in model.all_targets] == [7_000, 9_000]
