@@ -50,6 +50,8 @@ class Attempt:
     """What the attempt counts for in velocity breakers."""
     translated: bool = False
     """Its answer is read where it is translated, and not by Envoy."""
+    answered: bool = False
+    """The provider began an answer there, which it may bill whatever the client got."""
     reported: Reported | None = None
     """What the provider said it used, where it was read there, and as its last word."""
 

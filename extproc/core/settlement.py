@@ -158,7 +158,8 @@ def _end_without_usage(gate: Gate, attempt: Attempt, ending: Ending, now_ms: int
     if ending.connect_failed:
         return _release(gate, attempt, "not connected", now_ms)
     refused = ending.status >= 400 or ending.redirected
-    answered = refused and not (ending.timed_out or ending.reset)
+    # An answer that could not be translated ends as an error of ours.
+    answered = refused and not (ending.timed_out or ending.reset or attempt.answered)
     if answered and not ending.client_gone:
         return _release(gate, attempt, f"status {ending.status}", now_ms)
     _end(gate, attempt, attempt.amounts, now_ms)

@@ -170,6 +170,7 @@ class Translation:
 
     def on_headers(self, status: int, content_type: str) -> str:
         """The content type that the caller gets."""
+        self._attempt.answered = status < 300
         return self._answer.on_headers(status, content_type).content_type
 
     def on_body(self, data: bytes, *, end: bool) -> bytes:

@@ -213,6 +213,20 @@ def test_a_messages_stream_is_charged_by_its_last_word() -> None:
     assert command.amounts == (1, 30, 23, 7, 51, 51)
 
 
+@pytest.mark.parametrize("ending", [Ending(503), Ending(200, reset=True), Ending(503, reset=True)])
+def test_F53_an_answer_that_could_not_be_translated_is_charged(ending: Ending) -> None:
+    """The provider gave it, and may bill it, whatever Envoy told the client then."""
+    for answered in (True, False):
+        world = World(POLICY)
+        world.ask()
+        attempt = world.gate.in_flight["r1"].attempts[1]
+        attempt.translated, attempt.answered = True, answered
+        (command,) = world.end(ending=ending)
+        assert isinstance(command, Settle) is (answered or ending.reset)
+        if isinstance(command, Settle):
+            assert command.amounts == world.reservations[0].amounts
+
+
 # -- what the breaker learns ----------------------------------------------------------------------
 
 
