@@ -54,6 +54,12 @@ class Attempt:
     """The provider began an answer there, which it may bill whatever the client got."""
     reported: Reported | None = None
     """What the provider said it used, where it was read there, and as its last word."""
+    staged: bool = False
+    """It was made ready on its way out, which happens once."""
+    first_token_us: int = 0
+    """From its sending, where the first token was waited for; else unknown."""
+    given_up: bool = False
+    """It had not begun to answer in time: the provider may bill what nobody waited for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +79,9 @@ class InFlight:
     caller: Caller
     injected_maximum: bool
     """The body names an output maximum that the caller did not: its field follows the target."""
+    sent_headers: dict[str, str | None] | None = None
+    """What attempts so far set or removed, as it was before: None where there was none. Envoy keeps
+    such changes from one attempt to the next."""
     over: bool = False
     """The request's own log entry has arrived; attempts may still wait for theirs."""
 

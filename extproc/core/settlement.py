@@ -67,7 +67,7 @@ def request_goes_on(gate: Gate, event: RequestGoesOn) -> list[Renew]:
     is held for statistical budgets, above what was expected of it, and counts for velocity breakers
     at once."""
     entry = gate.in_flight.get(event.request_id)
-    if entry is None:
+    if entry is None or not entry.attempts:
         return []
     lease_until_ms = event.now_ms + LEASE_MS
     last = max(entry.attempts)
@@ -158,8 +158,9 @@ def _end_without_usage(gate: Gate, attempt: Attempt, ending: Ending, now_ms: int
     if ending.connect_failed:
         return _release(gate, attempt, "not connected", now_ms)
     refused = ending.status >= 400 or ending.redirected
-    # An answer that could not be translated ends as an error of ours.
-    answered = refused and not (ending.timed_out or ending.reset or attempt.answered)
+    # An answer that could not be translated, or was not waited for, ends as an error of ours.
+    ours = attempt.answered or attempt.given_up
+    answered = refused and not (ending.timed_out or ending.reset or ours)
     if answered and not ending.client_gone:
         return _release(gate, attempt, f"status {ending.status}", now_ms)
     _end(gate, attempt, attempt.amounts, now_ms)

@@ -17,6 +17,7 @@ from extproc.dialects.answer import (
     PartEnded,
     PartKind,
     PartStarted,
+    Ping,
     Signature,
     Started,
     Stopped,
@@ -72,6 +73,8 @@ class AnswerTranslator:
         """As the provider reported it last."""
         self.complete = False
         """The answer ended as answers do: its usage is the provider's last word."""
+        self.speaks = False
+        """The stream has said more than that it begins."""
 
     def on_headers(self, status: int, content_type: str) -> AnswerHeaders:
         """The provider's status and type."""
@@ -112,6 +115,8 @@ class AnswerTranslator:
 
     def _note(self, events: list[Event]) -> None:
         for event in events:
+            if not isinstance(event, Started | Ping):
+                self.speaks = True
             if isinstance(event, Started | Stopped | Ended):
                 # Also None: a last report that cannot be read makes the earlier ones wrong.
                 self.usage = event.usage

@@ -33,6 +33,7 @@ class Metrics:
         "degraded",
         "degraded_micro_usd",
         "expired",
+        "first_token_timeouts",
         "generation",
         "internal_errors",
         "killed",
@@ -68,6 +69,7 @@ class Metrics:
         self.settled_without_usage = 0
         self.suspect_usage = 0
         self.untranslatable_answers = 0
+        self.first_token_timeouts = 0
         self.released = 0
         self.expired = 0
         self.internal_errors = 0
@@ -97,6 +99,7 @@ _COUNTERS = (
     ("settled_without_usage", "Reservations charged in full because no final usage came"),
     ("suspect_usage", "Usage reports that cannot be true"),
     ("untranslatable_answers", "Answers that were cut because they could not be translated"),
+    ("first_token_timeouts", "Attempts given up because their stream had no token in time"),
     ("released", "Reservations of attempts that cost nothing"),
     ("expired", "Reservations charged because nothing was heard of them"),
     ("internal_errors", "Requests refused because of a fault of ours"),

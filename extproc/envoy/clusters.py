@@ -14,10 +14,15 @@ import ipaddress
 import re
 from typing import Any
 
-from extproc.envoy.ext_proc import attempt_filter, translating_filter
+from extproc.envoy.ext_proc import (
+    attempt_filter,
+    every_attempt_filter,
+    first_token_filter,
+    translating_filter,
+)
 from extproc.envoy.settings import GatewaySettings
 from extproc.policy.snapshot import CredentialRef, Endpoint, PolicySnapshot, Target
-from extproc.values.dialect import Dialect
+from extproc.values.dialect import Dialect, Operation
 from extproc.values.wire_names import METADATA
 
 Json = dict[str, Any]
@@ -52,12 +57,19 @@ def clusters(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
                     continue
                 endpoint = target.endpoints[operation]
                 found.setdefault(endpoint.cluster, _endpoint(endpoint, settings))
-                if operation in target.translated:
-                    stage = translating_filter()
-                else:
-                    stage = attempt_filter(MAX_ATTEMPTS)
+                stage = _stage(target, operation)
                 found[name] = _wrapper(name, target, endpoint, stage, settings)
     return list(found.values())
+
+
+def _stage(target: Target, operation: Operation) -> Json:
+    if target.first_token_timeout_ms:
+        return first_token_filter()
+    if operation in target.translated:
+        return translating_filter()
+    if target.stages_all(operation):
+        return every_attempt_filter()
+    return attempt_filter(MAX_ATTEMPTS)
 
 
 def secret_name(reference: CredentialRef) -> str:

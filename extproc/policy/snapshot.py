@@ -12,6 +12,7 @@ from extproc.values.limit import Breach, BreachKind, Limit, Scope
 from extproc.values.money import Price
 from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
 from extproc.wire.capabilities import Capability
+from extproc.wire.overrides import Overrides
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +145,24 @@ class Target:
     """What reaches the target in another API than the caller's, request and answer translated."""
     idle_timeout_ms: int = IDLE_TIMEOUT_MS
     """The longest silence within an answer."""
+    first_token_timeout_ms: int = 0
+    """A stream without a token by then is given up; 0: never for that."""
+    overrides: Overrides | None = None
+    added_bytes: int = 0
+    """What overrides may add to a body: the model reads some of it."""
     name: str = field(init=False)
     """``provider/model``: what ``x-tfy-resolved-model`` says and breakers are keyed on."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.provider.name}/{self.model}")
+
+    def stages_all(self, operation: Operation) -> bool:
+        """Whether every attempt passes the upstream stage, the first one too."""
+        return (
+            operation in self.translated
+            or self.overrides is not None
+            or self.first_token_timeout_ms > 0
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +246,8 @@ class VirtualModel:
     """As declared; empty for a model that no document declares."""
     weights_only: bool = True
     """A draw by weight is all there is to the choice between the targets."""
+    request_timeout_ms: int = 0
+    """To the end of the answer, all attempts together; 0: as long as it goes on."""
 
     @property
     def learns_speed(self) -> bool:
