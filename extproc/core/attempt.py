@@ -252,7 +252,9 @@ class AttemptMachine:
         except (UntranslatableError, WireError) as error:
             # Not reached by what admission let through, as it asks the same of the same code.
             return self._refuse(refusal_of(error))
-        if translation is not None or target.first_token_timeout_ms:
+        if not target.first_token_timeout_ms:
+            attempt.translation = translation
+        else:
             token = FirstToken(operation) if waits else None
             deadline_ms = self._now_ms + target.first_token_timeout_ms if waits else 0
             self.answer = AnswerPassage(attempt, translation, token, self._now_ms, deadline_ms)

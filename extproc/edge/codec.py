@@ -14,7 +14,12 @@ from typing import Any
 from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt
 from extproc.core.events import AttemptFailed, Ending, RequestEnded, RequestGoesOn
 from extproc.core.routing import Chain
-from extproc.envoy.ext_proc import MAX_MESSAGE_TIMEOUT_S, MESSAGE_TIMEOUT_S
+from extproc.envoy.ext_proc import (
+    DETAILS_ATTRIBUTE,
+    MAX_MESSAGE_TIMEOUT_S,
+    MESSAGE_TIMEOUT_S,
+    REQUEST_ID_ATTRIBUTE,
+)
 from extproc.pb import extproc_pb2 as pb
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Operation
@@ -27,6 +32,7 @@ from extproc.values.wire_names import (
     METADATA,
     REFUSED_DETAILS,
     RETRY_AFTER,
+    TRANSLATED_HEADER,
     USAGE_METADATA,
 )
 from extproc.wire.error_body import amount_text, refusal_body, refusal_headers
@@ -154,6 +160,8 @@ _NAMESPACE = _field(1, METADATA.encode())
 _LIMIT_KEYS = ((b"rl_lr", b"rl_rr", b"rl_tr"), (b"rl_lt", b"rl_rt", b"rl_tt"))
 """Of requests, and of tokens: limit, remaining, reset. See ``ANSWER_HEADERS``."""
 _SIGNATURE_HEADERS = ("x-amz-date", "x-amz-content-sha256", "x-amz-security-token")
+_OF_A_PROVIDER = "via_upstream"
+"""Envoy's response code details of what it did not make itself."""
 _HEADERS_AS_THEY_ARE = _field(2, _field(1, b""))
 _BODY_AS_IT_IS = _field(4, _field(1, b""))
 GIVEN_UP_STATUS = 504
@@ -220,6 +228,8 @@ def _chain_headers(chain: Chain, operation: Operation, timeout_ms: int) -> bytes
         + _set_header("x-envoy-max-retries", b"%d" % (len(chain.targets) - 1))
         + _set_header("x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % timeout_ms)
     )
+    if any(target.translates_answer(operation) for target in chain.targets):
+        headers += _set_header(TRANSLATED_HEADER, b"1")
     if chain.request_timeout_ms:
         headers += _set_header("x-envoy-upstream-rq-timeout-ms", b"%d" % chain.request_timeout_ms)
     return headers
@@ -300,6 +310,18 @@ def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str]:
         elif header.key == "content-type":
             content_type = header.raw_value.decode("ascii", "replace")
     return int(status) if status.isdigit() else 0, content_type
+
+
+def decode_answer_origin(message: pb.ProcessingRequest) -> tuple[str, bool]:
+    """Whose answer it is, by the request's id, and whether a provider gave it and not Envoy."""
+    request_id = details = ""
+    for attributes in message.attributes.values():
+        fields = attributes.fields
+        if REQUEST_ID_ATTRIBUTE in fields:
+            request_id = fields[REQUEST_ID_ATTRIBUTE].string_value
+        if DETAILS_ATTRIBUTE in fields:
+            details = fields[DETAILS_ATTRIBUTE].string_value
+    return request_id, details == _OF_A_PROVIDER
 
 
 def encode_answer_headers(content_type: str) -> bytes:

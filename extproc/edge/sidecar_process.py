@@ -19,6 +19,7 @@ from extproc.core.generation import Generation
 from extproc.edge.admin import Admin
 from extproc.edge.alerting import Alerting
 from extproc.edge.allocator import keep_freed_blocks
+from extproc.edge.answer_service import AnswerService
 from extproc.edge.channels.channel import Outside
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
@@ -33,7 +34,12 @@ from extproc.envoy.process import write_bootstrap
 from extproc.envoy.render import render
 from extproc.envoy.settings import GatewaySettings
 from extproc.policy.snapshot import Finding
-from extproc.values.wire_names import ACCESS_LOG_SOCKET, ATTEMPT_SOCKET, REQUEST_SOCKET
+from extproc.values.wire_names import (
+    ACCESS_LOG_SOCKET,
+    ANSWER_SOCKET,
+    ATTEMPT_SOCKET,
+    REQUEST_SOCKET,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +108,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     servers = [
         server_type(gateway.socket_folder / REQUEST_SOCKET, RequestService(sidecar)),
         server_type(gateway.socket_folder / ATTEMPT_SOCKET, AttemptService(sidecar)),
+        server_type(gateway.socket_folder / ANSWER_SOCKET, AnswerService(sidecar)),
         server_type(gateway.socket_folder / ACCESS_LOG_SOCKET, AccessLogService(sidecar)),
     ]
     for server in servers:

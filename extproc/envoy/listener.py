@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from extproc.envoy.ext_proc import ATTEMPT_HEADER, LOG_CLUSTER, request_filter
+from extproc.envoy.ext_proc import ATTEMPT_HEADER, LOG_CLUSTER, answer_filter, request_filter
 from extproc.envoy.local_replies import local_reply_config
 from extproc.envoy.routes import ROUTE_TABLE
 from extproc.envoy.settings import GatewaySettings
@@ -120,6 +120,7 @@ def _http_filters() -> list[Json]:
                 },
             },
         },
+        answer_filter(),
         _no_redirects(),
         {
             "name": "envoy.filters.http.router",

@@ -11,7 +11,7 @@ from typing import Any
 from extproc.envoy.clusters import DEAD_CLUSTER
 from extproc.policy.snapshot import IDLE_TIMEOUT_MS, PolicySnapshot
 from extproc.values.dialect import OPERATION_BY_PATH
-from extproc.values.wire_names import ANSWER_HEADERS, DECIDED_HEADER, METADATA
+from extproc.values.wire_names import ANSWER_HEADERS, DECIDED_HEADER, METADATA, TRANSLATED_HEADER
 from extproc.wire.headers import CREDENTIAL_HEADERS, HeaderNames
 
 Json = dict[str, Any]
@@ -36,6 +36,7 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
         *CREDENTIAL_HEADERS,
         *names.identity,
         DECIDED_HEADER,
+        TRANSLATED_HEADER,
         # What Envoy adds for its own sake is nobody's business upstream.
         "forwarded",
         "via",

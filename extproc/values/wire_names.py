@@ -15,6 +15,9 @@ DECIDED_HEADER = "x-tw-decided"
 silence of an answer in milliseconds, which chooses between the decided routes."""
 INTERNAL_PREFIX = "x-tw-"
 
+TRANSLATED_HEADER = "x-tw-translated"
+"""Set by the sidecar where a chain has targets whose answers are translated."""
+
 REFUSED_DETAILS = "tokenweir_refused"
 """Response code details of the sidecar's own answers, which are not to be wrapped again."""
 
@@ -44,5 +47,6 @@ ANSWER_HEADERS = {
 
 REQUEST_SOCKET = "request.sock"
 ATTEMPT_SOCKET = "attempt.sock"
+ANSWER_SOCKET = "answer.sock"
 ACCESS_LOG_SOCKET = "log.sock"
 ADMIN_SOCKET = "admin.sock"
