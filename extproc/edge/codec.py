@@ -163,7 +163,6 @@ _SIGNATURE_HEADERS = ("x-amz-date", "x-amz-content-sha256", "x-amz-security-toke
 _OF_A_PROVIDER = "via_upstream"
 """Envoy's response code details of what it did not make itself."""
 _HEADERS_AS_THEY_ARE = _field(2, _field(1, b""))
-_BODY_AS_IT_IS = _field(4, _field(1, b""))
 GIVEN_UP_STATUS = 504
 """What an attempt that never began to answer counts as; the route retries it like any 5xx."""
 _REMOVED_BETWEEN_ATTEMPTS = b"".join(
@@ -228,7 +227,7 @@ def _chain_headers(chain: Chain, operation: Operation, timeout_ms: int) -> bytes
         + _set_header("x-envoy-max-retries", b"%d" % (len(chain.targets) - 1))
         + _set_header("x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % timeout_ms)
     )
-    if any(target.translates_answer(operation) for target in chain.targets):
+    if any(operation in target.translated for target in chain.targets):
         headers += _set_header(TRANSLATED_HEADER, b"1")
     if chain.request_timeout_ms:
         headers += _set_header("x-envoy-upstream-rq-timeout-ms", b"%d" % chain.request_timeout_ms)
@@ -333,10 +332,8 @@ def encode_answer_headers(content_type: str) -> bytes:
     return _field(2, _field(1, _field(2, mutation)))
 
 
-def encode_answer_body(body: bytes | None) -> bytes:
-    """The next bytes of an answer, in place of the provider's; None: those. None hold it back."""
-    if body is None:
-        return _BODY_AS_IT_IS
+def encode_answer_body(body: bytes) -> bytes:
+    """The next bytes of a translated answer, in place of the provider's; none hold it back."""
     return _field(4, _field(1, _field(3, _field(1, body))))
 
 
@@ -487,7 +484,7 @@ def decode_attempt_failed(entry: pb.HttpAccessLogEntry, now_ms: int) -> AttemptF
 def _ending(entry: pb.HttpAccessLogEntry, now_ms: int) -> Ending:
     status = entry.response.response_code.value
     rest_ms = 0
-    if status in _RESTING_STATUSES:
+    if status in _RESTING_STATUSES and entry.response.response_code_details != REFUSED_DETAILS:
         wait = entry.response.response_headers.get(RETRY_AFTER, b"")
         rest_ms = retry_after_ms(wait.decode("ascii", "replace"), now_ms)
     common = entry.common_properties

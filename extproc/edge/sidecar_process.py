@@ -29,6 +29,7 @@ from extproc.edge.notices import report_velocity
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
 from extproc.edge.store import breaker_share, close_ledger, kill_share, open_ledger
+from extproc.edge.stream import Service
 from extproc.envoy.delivery import FileDelivery
 from extproc.envoy.process import write_bootstrap
 from extproc.envoy.render import render
@@ -105,12 +106,8 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     await reloader.confirm_first()
     gateway.socket_folder.mkdir(parents=True, exist_ok=True)
     server_type = LeanServer if settings.transport == "lean" else GrpcioServer
-    servers = [
-        server_type(gateway.socket_folder / REQUEST_SOCKET, RequestService(sidecar)),
-        server_type(gateway.socket_folder / ATTEMPT_SOCKET, AttemptService(sidecar)),
-        server_type(gateway.socket_folder / ANSWER_SOCKET, AnswerService(sidecar)),
-        server_type(gateway.socket_folder / ACCESS_LOG_SOCKET, AccessLogService(sidecar)),
-    ]
+    services = _services(sidecar)
+    servers = [server_type(gateway.socket_folder / name, services[name]) for name in services]
     for server in servers:
         await server.start(gateway.socket_mode)
     write_bootstrap(gateway)
@@ -150,6 +147,16 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
         await server.stop(DRAIN_S if server is not servers[-1] else 0.2)
     await admin.cleanup()
     await close_ledger(ledger)
+
+
+def _services(sidecar: Sidecar) -> dict[str, Service]:
+    """By socket, what Envoy calls. The access log is the last to be stopped."""
+    return {
+        REQUEST_SOCKET: RequestService(sidecar),
+        ATTEMPT_SOCKET: AttemptService(sidecar),
+        ANSWER_SOCKET: AnswerService(sidecar),
+        ACCESS_LOG_SOCKET: AccessLogService(sidecar),
+    }
 
 
 async def _tend(sidecar: Sidecar) -> None:

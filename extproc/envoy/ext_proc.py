@@ -107,8 +107,8 @@ def answer_filter() -> Json:
     """On the listener, between the router and what reads the caller's own dialect: the answers of
     translated attempts, headers and then bytes as they come.
 
-    It is no stage of the attempt. There the provider's stream may be over and gone while bytes of it
-    are still here; when those then fill the client's buffer, Envoy 1.40 tells the stream that is
+    It is no stage of the attempt: there the provider's stream may be over and gone while bytes of
+    it are still here. When those then fill the client's buffer, Envoy 1.40 tells the stream that is
     gone to pause, and dies of it.
     """
     common = _common(ANSWER_CLUSTER)

@@ -156,11 +156,6 @@ class Target:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.provider.name}/{self.model}")
 
-    def translates_answer(self, operation: Operation) -> bool:
-        """Whether its answer is translated on the way out, and not where its first token is waited
-        for."""
-        return operation in self.translated and not self.first_token_timeout_ms
-
     def stages_all(self, operation: Operation) -> bool:
         """Whether every attempt passes the upstream stage, the first one too."""
         return (

@@ -191,6 +191,9 @@ def test_F53_a_wait_is_read_with_the_statuses_that_are_about_the_provider(
         expected = wait_ms if status in (429, 503, 529) else 0
         assert codec.decode_request_ended(entry, 0).ending.rest_ms == expected
         assert codec.decode_attempt_failed(entry, 0).ending.rest_ms == expected
+        entry.response.response_code_details = "tokenweir_refused"  # our own word, no provider's
+        assert codec.decode_request_ended(entry, 0).ending.rest_ms == 0
+        entry.response.response_code_details = "via_upstream"
     # What the library wrote as text reads the same: it is one on the wire.
     again = pb.HttpAccessLogEntry.FromString(entry.SerializeToString())
     assert again.response.response_headers["retry-after"] == b"\xff\xfe"
