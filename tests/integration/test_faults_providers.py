@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -35,6 +36,11 @@ name: b
 type: gateway-budget-config
 budgets:
   - {id: all, ceiling_usd: 100, window: monthly, on_exceed: hard_block}
+  - id: nearly-nothing
+    scope: {metadata: {X-TFY-Workflow-Tag: poor}}
+    ceiling_usd: 0.001
+    window: monthly
+    on_exceed: hard_block
 """
 
 
@@ -70,6 +76,11 @@ def policy() -> dict[str, str]:
                     ("-alone", ""),
                 )
             ]  # fmt: skip
+    models.append(
+        "name: many-first-token\ntype: gateway-load-balancing-config\n"
+        f"rules: [{{id: mft, target: {{provider: many-plain, model: {MODELS['plain']}}}, "
+        f"first_token_timeout_ms: 5000}}]\ncircuit_breaker: {NEVER}\n"
+    )
     gateway = (
         "name: test\ntype: gateway-config\nenvelope: {prefix: X-TFY-}\ncredentials:\n"
         f"  - {{id: app, sha256: {hashlib.sha256(KEY.encode()).hexdigest()}, "
@@ -105,6 +116,11 @@ class Since:
         self._settled = gateway.settled("all/usd")
         self._lines = len(gateway.bill())
         self._micro_usd = gateway.billed_micro_usd()
+
+    @property
+    def lines(self) -> int:
+        """Of the bill before."""
+        return self._lines
 
     @property
     def asked(self) -> list[str]:
@@ -212,6 +228,23 @@ def test_no_fallback_after_the_first_byte_reached_the_client(gateway: Gateway, k
         seen.extend(client.chat.completions.create(**ask(provider, stream=True)))
     assert seen
     assert since.asked == [provider]
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_no_failover_on_a_budget_stop(gateway: Gateway, retries: int) -> None:
+    """The fallback would be cheap enough, and an SDK could ask again: neither happens."""
+    client = openai.OpenAI(
+        base_url=gateway.url + "/v1", api_key=KEY, max_retries=retries,
+        default_headers={"x-tfy-workflow-tag": "poor"},
+    )  # fmt: skip
+    since = Since(gateway)
+    with pytest.raises(openai.RateLimitError) as refused:
+        client.chat.completions.create(**ask("many-foreign"))
+    assert refused.value.code == "budget_exceeded"
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    assert since.asked == []
+    # The fallback's own model would have passed.
+    assert client.chat.completions.create(**ask("many-plain-alone")).choices
 
 
 # -- F53: errors ----------------------------------------------------------------------------------
@@ -363,6 +396,82 @@ def test_F55_a_translated_answer_is_asked_for_uncompressed_and_one_that_is_not_i
     settled, billed = since.money
     assert settled >= billed > 0
     assert not text or "internal_error" in text
+
+
+# -- F56: clients slower than their provider ------------------------------------------------------
+
+
+LONG_TOKENS = {"plain": 50_000, "foreign": 90_000}
+"""Streams of 10 MB and more, from the provider too: sockets alone take some megabytes."""
+MAX_GROWTH_BYTES = 9_000_000
+"""Envoy keeps a few buffers of 1 MB for a connection, and its allocator some spare pages. A stream
+that was held whole would need more."""
+
+
+def start_stream(gateway: Gateway, model: str, max_tokens: int) -> socket.socket:
+    """Asks for a stream on a connection that takes few bytes at a time."""
+    host, port = gateway.url.removeprefix("http://").split(":")
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    client.settimeout(30)
+    client.connect((host, int(port)))
+    body = json.dumps(ask(model, stream=True, max_tokens=max_tokens)).encode()
+    lines = [f"POST {PATH} HTTP/1.1", "host: x", f"content-length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in HEADERS.items()]
+    client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+    return client
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_F56_a_slow_reader_of_ten_megabytes_holds_up_its_provider_and_no_memory(
+    gateway: Gateway, kind: str
+) -> None:
+    model = f"many-{kind}"
+    gateway.faults(model, output_tokens=LONG_TOKENS[kind])
+    assert gateway.post(ask(model + "-alone")).status_code == 200
+    processes = [gateway.child(name) for name in ("envoy", "sidecar")]
+    before = [process.memory_info().rss for process in processes]
+    since = Since(gateway)
+    with start_stream(gateway, model + "-alone", LONG_TOKENS[kind]) as client:
+        for _ in range(30):
+            time.sleep(0.1)
+            for process, bytes_before in zip(processes, before, strict=True):
+                assert process.memory_info().rss - bytes_before < MAX_GROWTH_BYTES, process
+        # The provider was made to wait: it has not written its bill.
+        assert len(gateway.bill()) == since.lines
+        size, last = 0, b""
+        while not last.endswith(b"0\r\n\r\n"):
+            data = client.recv(65_536)
+            assert data, (size, last)
+            size, last = size + len(data), (last + data)[-64:]
+    assert size > 9_000_000
+    assert b"data: [DONE]" in last
+    # The same Envoy and the same sidecar, and the provider is not to blame for the wait.
+    assert [process.is_running() for process in processes] == [True, True]
+    settled, billed = since.money
+    assert settled == billed > 0
+    assert states(gateway).get(name_of("many", kind), "closed") == "closed"
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "first-token"])
+def test_F56_a_fast_answer_of_many_windows_reaches_an_http2_client_whole(
+    gateway: Gateway, kind: str
+) -> None:
+    """The provider is done while bytes are still on their way: Envoy died of it when those filled
+    the client's buffer, which for HTTP/2 is 64 KiB."""
+    provider = "many-plain" if kind == "first-token" else f"many-{kind}"
+    envoy = gateway.child("envoy")
+    for tokens in (600, 4_000, 600, 4_000):
+        gateway.faults(provider, output_tokens=tokens)
+        with httpx.Client(http1=False, http2=True, timeout=30) as client:
+            body = ask(f"{provider}-alone", stream=True, max_tokens=tokens)
+            if kind == "first-token":
+                body["model"] = "many-first-token"
+            answer = client.post(gateway.url + PATH, json=body, headers=HEADERS)
+        assert answer.http_version == "HTTP/2"
+        assert answer.text.rstrip().endswith("data: [DONE]")
+        assert len(answer.content) > tokens * 100
+        assert envoy.is_running()
 
 
 # -- F57: breakers --------------------------------------------------------------------------------
