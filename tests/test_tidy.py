@@ -59,7 +59,7 @@ COVERED_FAULTS = (
     *(f"F{n:02}" for n in range(1, 12)),
     *(f"F{n}" for n in (*range(15, 26), *range(26, 37), 39, 41, 42, *range(45, 51))),
     *("F12", "F13", "F14", "F37", "F38", "F40", "F43", "F44", "F54", "F55", "F58"),
-    *(f"F{n}" for n in (*range(60, 77), 78)),
+    *(f"F{n}" for n in (*range(51, 54), 56, 57, 59, *range(60, 77), 78)),
 )
 
 

@@ -1,106 +1,76 @@
-"""An attempt's answer on its way through the sidecar: translated, or held until its first token.
+"""An attempt's answer until its first token: held back, so that Envoy still may go on to the next
+target, and then let go as it is.
 
-    headers -> Let | nothing yet
-    body    -> pieces, each to be sent in the place of one that arrived
+    headers -> let go | held
+    body    -> let go | held
     late    -> given up: another target may answer, or the caller is told
-
-What is held back costs nothing but time: as long as no byte was passed on, Envoy may still go on to
-the next target.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from extproc.core.first_token import FirstToken
 from extproc.core.gate import Attempt
 from extproc.core.translated import Translation
+from extproc.dialects.codec import StreamError
+from extproc.wire.errors import WireError
 
 _WHOLE = "application/json"
 """An answer in one piece, also to a request for a stream: it is there with its headers."""
-AS_IT_IS = None
-"""A piece that is passed on as the provider sent it."""
-
-
-class Let(NamedTuple):
-    """What may go on to the caller."""
-
-    headers: bool
-    """The answer's headers, which were held until now."""
-    content_type: str
-    """What those become; empty: as they are."""
-    pieces: list[bytes | None]
-    """In place of those that arrived, in order; None for one that stays as it is."""
 
 
 class AnswerPassage:
     """One attempt's answer."""
 
-    __slots__ = (
-        "_attempt",
-        "_content_type",
-        "_held",
-        "_sent_ms",
-        "_token",
-        "_translation",
-        "deadline_ms",
-    )
+    __slots__ = ("_attempt", "_reading", "_sent_ms", "_token", "deadline_ms", "is_held")
 
     def __init__(
         self,
         attempt: Attempt,
-        translation: Translation | None,
+        reading: Translation | None,
         token: FirstToken | None,
         sent_ms: int,
         deadline_ms: int,
     ) -> None:
-        """``token`` is None where nothing is waited for."""
+        """``reading`` reads an answer of another dialect, only to see whether it says something.
+        ``token`` is None where nothing is waited for."""
         self._attempt = attempt
-        self._translation = translation
+        self._reading = reading
         self._token = token
         self._sent_ms = sent_ms
         self.deadline_ms = deadline_ms
         """By when a stream must have said its first token; 0: whenever."""
-        self._held: list[bytes | None] | None = None
-        self._content_type = ""
+        self.is_held = False
+        """Whether nothing was let go yet, and something waits."""
 
-    @property
-    def is_held(self) -> bool:
-        """Whether nothing was passed on yet."""
-        return self._held is not None
+    def on_headers(self, status: int, content_type: str, error_name: str) -> bool:
+        """The provider's status and type, and what its headers call an error. Whether they may go
+        on."""
+        if self._reading is not None:
+            self._reading.on_headers(status, content_type, error_name)
+        self.is_held = self._token is not None and status < 400 and _WHOLE not in content_type
+        return not self.is_held
 
-    def on_headers(self, status: int, content_type: str, error_name: str) -> Let | None:
-        """The provider's status and type, and what its headers call an error; None while they are
-        held."""
-        if self._translation is not None:
-            self._content_type = self._translation.on_headers(status, content_type, error_name)
-        if self._token is not None and status < 400 and _WHOLE not in content_type:
-            self._held = []
-            return None
-        return Let(True, self._content_type, [])
-
-    def on_body(self, data: bytes, now_ms: int, *, end: bool) -> Let | None:
-        """The next bytes of the answer. Raises ``WireError`` and ``StreamError``."""
-        translation = self._translation
-        piece = AS_IT_IS if translation is None else translation.on_body(data, end=end)
-        if self._held is None:
-            return Let(False, "", [piece])
-        self._held.append(piece)
+    def on_body(self, data: bytes, now_ms: int, *, end: bool) -> bool:
+        """The next bytes of an answer that is held. Whether all of it may go on."""
         if not (end or self._speaks(data)):
-            return None
+            return False
         if not end:
             # A millisecond is the finest there is, and 0 means unknown.
             self._attempt.first_token_us = max(1, now_ms - self._sent_ms) * 1_000
-        pieces, self._held = self._held, None
-        return Let(True, self._content_type, pieces)
+        self.is_held = False
+        return True
 
     def give_up(self) -> None:
         """No token came in time. What the provider made of it is billed, and so it is charged."""
-        self._held = None
+        self.is_held = False
         self._attempt.given_up = True
 
     def _speaks(self, data: bytes) -> bool:
-        if self._translation is not None:
-            return self._translation.speaks
-        assert self._token is not None
-        return self._token.is_in(data)
+        if self._reading is None:
+            assert self._token is not None
+            return self._token.is_in(data)
+        try:
+            self._reading.on_body(data, end=False)
+        except (WireError, StreamError):
+            return True  # found again, and dealt with, where it is translated
+        return self._reading.speaks

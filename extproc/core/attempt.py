@@ -62,7 +62,7 @@ class AttemptMachine:
     )
 
     answer: AnswerPassage | None
-    """Set with a ``SendAttempt`` whose answer comes here too."""
+    """Set with a ``SendAttempt`` whose answer comes here too, until its first token."""
     _entry: InFlight
     _target: Target
     _account: Account
@@ -233,14 +233,16 @@ class AttemptMachine:
         operation, target = self._entry.operation, attempt.target
         attempt.staged = True
         arrived = self._callers_headers()
-        translation = None
+        reading = None
         path = ""
         changed: dict[str, str] = {}
         removed: tuple[str, ...] = ()
         try:
             waits = target.first_token_timeout_ms > 0 and _streams(operation, body)
             if operation in target.translated:
-                translation = self._translated(attempt, body, arrived)
+                translation = attempt.translation = self._translated(attempt, body, arrived)
+                if waits:
+                    reading = self._translated(attempt, body, arrived)
                 body, path = translation.request.body, translation.path
                 changed.update(translation.headers)
                 if translation.dropped:
@@ -254,10 +256,10 @@ class AttemptMachine:
         except (UntranslatableError, WireError) as error:
             # Not reached by what admission let through, as it asks the same of the same code.
             return self._refuse(refusal_of(error))
-        if translation is not None or target.first_token_timeout_ms:
+        if target.first_token_timeout_ms:
             token = FirstToken(operation) if waits else None
             deadline_ms = self._now_ms + target.first_token_timeout_ms if waits else 0
-            self.answer = AnswerPassage(attempt, translation, token, self._now_ms, deadline_ms)
+            self.answer = AnswerPassage(attempt, reading, token, self._now_ms, deadline_ms)
         headers, gone = self._header_changes(arrived, changed, removed)
         reads_answer = self.answer is not None
         return SendAttempt(target, operation, body, notes, path, headers, gone, reads_answer)

@@ -66,18 +66,18 @@ def choose(route: Route, draw: float, asking: Asking) -> Chain:
                 unable = []
     if model.weights_only and not unable:
         return route.draw(draw, gate.breakers, now_ms)
-    breakers, policy = gate.breakers, model.breaker
-    if not breakers.all_closed:
-        unable += [t for t in route.targets if not breakers.admits(t.name, policy, now_ms)]
     if model.weights_only:
-        return route.draw_without(unable, draw)
+        return route.draw_without(unable, draw, gate.breakers, now_ms)
+    out, trials = gate.breakers.left_out(route.targets, model.breaker, now_ms)
+    unable += out
     usable = {_key(target) for target in route.targets} - {_key(target) for target in unable}
     ordered = _Choice(asking, usable).in_order(model, draw)
     distinct: dict[str, Target] = {}
     for target in ordered:
         # A target twice is tried once, but not one that is asked otherwise the second time.
         distinct.setdefault(target.clusters[route.operation], target)
-    return route.in_order(list(distinct.values()))
+    targets = list(distinct.values())
+    return route.in_order(gate.breakers.led(targets, trials, model.breaker, now_ms))
 
 
 def session_key(caller: Caller, session: str) -> Key:

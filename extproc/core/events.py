@@ -65,6 +65,13 @@ class Ending(NamedTuple):
     reset: bool = False
     """The provider, or Envoy towards it, cut the exchange."""
     client_gone: bool = False
+    rest_ms: int = 0
+    """For how long the provider said that it cannot serve; 0: it did not say, or nonsense."""
+
+    @property
+    def redirected(self) -> bool:
+        """The provider sent us elsewhere, where nobody goes."""
+        return 300 <= self.status < 400
 
 
 class AttemptFailed(NamedTuple):

@@ -22,6 +22,7 @@ from extproc.core.velocity import Counted, Velocity
 from extproc.core.waiting import WaitingRoom
 from extproc.core.watched import Watched
 from extproc.core.workflows import Workflows
+from extproc.dialects.codec import AnswerTranslation
 from extproc.ledger.port import Hold
 from extproc.policy.snapshot import Kill, Target
 from extproc.values.dialect import Operation
@@ -50,6 +51,10 @@ class Attempt:
     """What the attempt counts for in velocity breakers."""
     translated: bool = False
     """Its answer is read where it is translated, and not by Envoy."""
+    translation: AnswerTranslation | None = None
+    """What makes its answer the caller's, on the answer's way out."""
+    answered: bool = False
+    """The provider began an answer there, which it may bill whatever the client got."""
     reported: Reported | None = None
     """What the provider said it used, where it was read there, and as its last word."""
     staged: bool = False

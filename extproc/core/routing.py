@@ -2,7 +2,7 @@
 
 The chain is the drawn rule, the remaining rules in declared order, then the fallbacks. Targets that
 cannot serve what is asked are not in it (weights renormalise over the rest), nor are those
-whose breaker is open.
+whose breaker is open. A target that is to be probed comes first in its one request's chain.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Chain:
     __slots__ = (
         "breaker",
         "encoded",
+        "idle_timeout_ms",
         "learner",
         "operation",
         "request_timeout_ms",
@@ -67,8 +68,10 @@ class Chain:
         self.breaker = breaker
         self.learner = learner
         """The model whose choices learn from how requests end; None where nothing is learned."""
-        # Envoy takes one time-to-headers per chain (a per-try value set later is ignored).
+        # Envoy takes one time-to-headers per chain (a per-try value set later is ignored), and one
+        # silence.
         self.timeout_ms = max((target.timeout_ms for target in targets), default=0)
+        self.idle_timeout_ms = max((target.idle_timeout_ms for target in targets), default=0)
         self.stream_timeout_ms = max((_stream_timeout_ms(target) for target in targets), default=0)
         """The same for streams, where some targets have less time to begin."""
         self.request_timeout_ms = request_timeout_ms
@@ -138,18 +141,25 @@ class Route:
             if self._total == 0:
                 return self._chains[0]
             return self._chains[bisect_right(self._cumulative, draw * self._total)]
-        return self._draw_available(draw, breakers, now_ms)
+        return self.draw_without((), draw, breakers, now_ms)
 
-    def draw_without(self, excluded: Sequence[Target], draw: float) -> Chain:
-        """A draw from the weighted targets that are not excluded; weights renormalise."""
-        available = [t for t in self.weighted if t not in excluded]
-        if not available:
-            return self.in_order([t for t in self.fallbacks if t not in excluded])
-        cumulative = list(accumulate(t.weight for t in available))
-        drawn = available[bisect_right(cumulative, draw * cumulative[-1])]
-        first = self.weighted.index(drawn)
-        chain = self._chains[first]
-        return self.in_order([t for t in chain.targets if t not in excluded])
+    def draw_without(
+        self, excluded: Sequence[Target], draw: float, breakers: Breakers, now_ms: int
+    ) -> Chain:
+        """A draw from the weighted targets that are neither excluded nor left out by breakers;
+        weights renormalise. A probe is not left to chance: one request's chain begins with it."""
+        policy = self.model.breaker
+        able = [target for target in self.targets if target not in excluded]
+        out, trials = breakers.left_out(able, policy, now_ms)
+        able = [target for target in able if target not in out]
+        ordered = [target for target in able if target in trials and target in self.weighted]
+        weighted = [t for t in self.weighted if t in able and t not in trials]
+        if weighted:
+            cumulative = list(accumulate(t.weight for t in weighted))
+            ordered.append(weighted.pop(bisect_right(cumulative, draw * cumulative[-1])))
+        ordered += weighted
+        ordered += [target for target in self.fallbacks if target in able]
+        return self.in_order(breakers.led(ordered, trials, policy, now_ms))
 
     def in_order(self, targets: Sequence[Target]) -> Chain:
         """The chain of some of the route's targets in an order. Kept: what Envoy is told about a
@@ -176,8 +186,3 @@ class Route:
         return Chain(
             self.operation, targets, model.breaker, self._learner, model.request_timeout_ms
         )
-
-    def _draw_available(self, draw: float, breakers: Breakers, now_ms: int) -> Chain:
-        policy = self.model.breaker
-        excluded = [t for t in self.targets if not breakers.admits(t.name, policy, now_ms)]
-        return self.draw_without(excluded, draw)

@@ -31,7 +31,7 @@ def attempt_failed(gate: Gate, event: AttemptFailed) -> list[EndCommand]:
     if attempt is None or attempt.ended:
         return []
     if _target_failed(event.ending):
-        gate.breakers.failed(attempt.target.name, entry.chain.breaker, event.now_ms)
+        _failed(gate, entry, attempt.target, event.ending, event.now_ms)
     commands = [_end_without_usage(gate, attempt, event.ending, event.now_ms)]
     if entry.over:
         _forget_if_done(gate, entry)
@@ -98,17 +98,20 @@ def _cost_so_far(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestGo
 def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded) -> EndCommand:
     ending = event.ending
     target = attempt.target
-    if _target_failed(ending):
-        gate.breakers.failed(target.name, entry.chain.breaker, event.now_ms)
-    elif ending.status:
-        # Without a status the client left before there was an answer: that says nothing.
-        gate.breakers.succeeded(target.name)
     reported = None
     if attempt.translated:
         # What Envoy found in the answer is our writing: it tells less than the provider said.
         reported = attempt.reported
-    elif ending.status < 400:
+    elif ending.status < 300:
         reported = reported_usage(entry.operation, event)
+    # Who said the last word did not fail, whatever became of the connection then: a client that
+    # does not read makes an answer as silent as a provider that does not write.
+    done = ending.status < 300 and reported is not None and reported.final
+    if not done and _target_failed(ending):
+        _failed(gate, entry, target, ending, event.now_ms)
+    elif ending.status:
+        # Without a status the client left before there was an answer: that says nothing.
+        gate.breakers.succeeded(target.name, entry.chain.breaker, event.now_ms)
     if reported is None or not reported.final:
         return _end_without_usage(gate, attempt, ending, event.now_ms)
     usage = reported.usage
@@ -154,7 +157,10 @@ def reported_usage(operation: Operation, event: RequestEnded) -> Reported | None
 def _end_without_usage(gate: Gate, attempt: Attempt, ending: Ending, now_ms: int) -> EndCommand:
     if ending.connect_failed:
         return _release(gate, attempt, "not connected", now_ms)
-    answered = ending.status >= 400 and not (ending.timed_out or ending.reset or attempt.given_up)
+    refused = ending.status >= 400 or ending.redirected
+    # An answer that could not be translated, or was not waited for, ends as an error of ours.
+    ours = attempt.answered or attempt.given_up
+    answered = refused and not (ending.timed_out or ending.reset or ours)
     if answered and not ending.client_gone:
         return _release(gate, attempt, f"status {ending.status}", now_ms)
     _end(gate, attempt, attempt.amounts, now_ms)
@@ -172,6 +178,13 @@ def _end(gate: Gate, attempt: Attempt, charged: Amounts, now_ms: int) -> None:
         gate.velocity.ended(attempt.counted, charged[Unit.MICRO_USD], now_ms)
 
 
+def _failed(gate: Gate, entry: InFlight, target: Target, ending: Ending, now_ms: int) -> None:
+    """Counts a failure of the target, and leaves it alone for as long as it said."""
+    gate.breakers.failed(target.name, entry.chain.breaker, now_ms)
+    if ending.rest_ms:
+        gate.breakers.rest(target.name, ending.rest_ms, now_ms)
+
+
 def _target_failed(ending: Ending) -> bool:
     if ending.client_gone:
         return False
@@ -181,6 +194,7 @@ def _target_failed(ending: Ending) -> bool:
         or ending.reset
         or ending.status >= 500
         or ending.status in _BREAKER_STATUSES
+        or ending.redirected
     )
 
 

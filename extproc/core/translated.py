@@ -189,6 +189,7 @@ class Translation:
 
     def on_headers(self, status: int, content_type: str, error_name: str = "") -> str:
         """The content type that the caller gets."""
+        self._attempt.answered = status < 300
         return self._answer.on_headers(status, content_type, error_name).content_type
 
     def on_body(self, data: bytes, *, end: bool) -> bytes:

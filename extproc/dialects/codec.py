@@ -59,6 +59,19 @@ class WrittenRequest(NamedTuple):
     """Fields left out that change no answer."""
 
 
+class AnswerTranslation(Protocol):
+    """One attempt's answer on its way to the caller."""
+
+    def on_headers(self, status: int, content_type: str, error_name: str = "") -> str:
+        """The provider's status and type, and what its headers call an error; the content type that
+        the caller gets."""
+        ...
+
+    def on_body(self, data: bytes, *, end: bool) -> bytes:
+        """The next bytes for the caller. Raises ``WireError`` and ``StreamError``."""
+        ...
+
+
 class StreamReader(Protocol):
     """A provider's stream in any cut, to events. The same bytes give the same events, however they
     are cut; no event is held back longer than the bytes that complete it."""

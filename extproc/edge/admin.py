@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 
 from extproc import __version__
+from extproc.core.breaker import BreakerState
 from extproc.edge.alerting import Alerting
 from extproc.edge.corrections import Corrections
 from extproc.edge.kill_api import PATH as KILL_SWITCH
@@ -63,7 +64,16 @@ class Admin:
         sidecar = self._sidecar
         report_velocity(sidecar.gate.velocity, sidecar.metrics, sidecar.notify)
         sidecar.metrics.killed = sidecar.gate.kills.count
+        sidecar.metrics.target_states = self._target_states()
         return sidecar.metrics.render(sidecar.gate, sidecar.ledger.state)
+
+    def _target_states(self) -> dict[str, str]:
+        """Of every target of the policy."""
+        gate, now_ms = self._sidecar.gate, self._sidecar.clock.now_ms()
+        models = gate.generation.policy.virtual_models.values()
+        known = gate.breakers.states(now_ms)
+        names = sorted({target.name for model in models for target in model.all_targets})
+        return {name: known.get(name, BreakerState.CLOSED.value) for name in names}
 
     def _policy(self) -> dict[str, object]:
         policy = self._sidecar.gate.generation.policy
@@ -74,7 +84,7 @@ class Admin:
             "limits": [limit.key for limit in policy.limits],
             "warnings": [str(warning) for warning in policy.warnings],
             "problems": [str(problem) for problem in self._reloader.problems],
-            "breakers": self._sidecar.gate.breakers.states(),
+            "breakers": self._sidecar.gate.breakers.states(self._sidecar.clock.now_ms()),
             "velocity": self._velocity(),
         }
 

@@ -1,14 +1,13 @@
-"""The answer of one attempt on its way through the sidecar, and the clock that gives it up.
+"""The answer of one attempt until its first token, and the clock that gives it up.
 
-Each message of Envoy is answered once and in order. While an answer is held back nothing is sent,
-so that Envoy still may go on to the next target.
+While an answer is held back nothing is sent, so that Envoy still may go on to the next target.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from extproc.core.answer_passage import AnswerPassage, Let
+from extproc.core.answer_passage import AnswerPassage
 from extproc.core.attempt import AttemptMachine
 from extproc.edge import codec
 from extproc.edge.clock import Clock
@@ -31,18 +30,15 @@ class AnswerStage:
         self._alarm: asyncio.TimerHandle | None = None
 
     def message(self, stream: Stream, message: pb.ProcessingRequest, phase: str) -> None:
-        """The next piece. Raises ``WireError`` and ``StreamError`` for what cannot be read: the
-        answer is then to be cut, as a wrong one must never leave."""
+        """The next piece."""
         if phase == "response_headers":
             self._headers(stream, message.response_headers)
-        elif phase == "response_body":
-            piece = message.response_body
-            now_ms = self._clock.now_ms() if self._passage.is_held else 0
-            let = self._passage.on_body(piece.body, now_ms, end=piece.end_of_stream)
-            if let is not None:
-                self._send(stream, let, end=piece.end_of_stream)
-        else:
+        elif phase != "response_body":
             stream.fail()
+        elif self._passage.is_held:
+            piece = message.response_body
+            if self._passage.on_body(piece.body, self._clock.now_ms(), end=piece.end_of_stream):
+                self._let_go(stream)
 
     def closed(self) -> None:
         """Envoy waits for nothing more."""
@@ -51,13 +47,9 @@ class AnswerStage:
             self._alarm = None
 
     def _headers(self, stream: Stream, headers: pb.HttpHeaders) -> None:
-        let = self._passage.on_headers(*codec.decode_answer_headers(headers))
-        if let is None and headers.end_of_stream:
-            let = self._passage.on_body(b"", 0, end=True)
-            assert let is not None
-            let.pieces.clear()
-        if let is not None:
-            self._send(stream, let, end=headers.end_of_stream)
+        goes_on = self._passage.on_headers(*codec.decode_answer_headers(headers))
+        if goes_on or headers.end_of_stream:
+            self._let_go(stream)
             return
         wait_ms = self._passage.deadline_ms - self._clock.now_ms()
         if wait_ms <= 0:
@@ -66,14 +58,11 @@ class AnswerStage:
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(wait_ms / 1000, self._late, stream)
 
-    def _send(self, stream: Stream, let: Let, *, end: bool) -> None:
-        messages = [codec.encode_answer_headers(let.content_type)] if let.headers else []
-        messages += [codec.encode_answer_body(piece) for piece in let.pieces]
-        for message in messages[:-1]:
-            stream.send(message)
-        stream.send(messages[-1], end=end)
-        if let.headers:
-            self.closed()
+    def _let_go(self, stream: Stream) -> None:
+        """Envoy sends on what it has and what comes, and asks no more: bytes that are still here
+        when the provider is done are what it dies of (see ``answer_filter``)."""
+        self.closed()
+        stream.send(codec.encode_answer_headers(""), end=True)
 
     def _late(self, stream: Stream) -> None:
         self._alarm = None

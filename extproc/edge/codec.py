@@ -14,7 +14,12 @@ from typing import Any
 from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt
 from extproc.core.events import AttemptFailed, Ending, RequestEnded, RequestGoesOn
 from extproc.core.routing import Chain
-from extproc.envoy.ext_proc import MAX_MESSAGE_TIMEOUT_S, MESSAGE_TIMEOUT_S
+from extproc.envoy.ext_proc import (
+    DETAILS_ATTRIBUTE,
+    MAX_MESSAGE_TIMEOUT_S,
+    MESSAGE_TIMEOUT_S,
+    REQUEST_ID_ATTRIBUTE,
+)
 from extproc.pb import extproc_pb2 as pb
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Operation
@@ -26,10 +31,13 @@ from extproc.values.wire_names import (
     DECIDED_HEADER,
     METADATA,
     REFUSED_DETAILS,
+    RETRY_AFTER,
+    TRANSLATED_HEADER,
     USAGE_METADATA,
 )
 from extproc.wire.error_body import amount_text, refusal_body, refusal_headers
 from extproc.wire.headers import CREDENTIAL_HEADERS
+from extproc.wire.retry_after import retry_after_ms
 
 _OVERWRITE = b"\x18\x02"  # HeaderValueOption.append_action = OVERWRITE_IF_EXISTS_OR_ADD
 _UNSAFE = {ord(c): None for c in "\r\n\0"}
@@ -152,8 +160,9 @@ _NAMESPACE = _field(1, METADATA.encode())
 _LIMIT_KEYS = ((b"rl_lr", b"rl_rr", b"rl_tr"), (b"rl_lt", b"rl_rt", b"rl_tt"))
 """Of requests, and of tokens: limit, remaining, reset. See ``ANSWER_HEADERS``."""
 _SIGNATURE_HEADERS = ("x-amz-date", "x-amz-content-sha256", "x-amz-security-token")
+_OF_A_PROVIDER = "via_upstream"
+"""Envoy's response code details of what it did not make itself."""
 _HEADERS_AS_THEY_ARE = _field(2, _field(1, b""))
-_BODY_AS_IT_IS = _field(4, _field(1, b""))
 GIVEN_UP_STATUS = 504
 """What an attempt that never began to answer counts as; the route retries it like any 5xx."""
 _REMOVED_BETWEEN_ATTEMPTS = b"".join(
@@ -214,10 +223,12 @@ def _chain_headers(chain: Chain, operation: Operation, timeout_ms: int) -> bytes
     target = chain.targets[0]
     headers = (
         _target_headers(target, operation)
-        + _set_header(DECIDED_HEADER, b"1")
+        + _set_header(DECIDED_HEADER, b"%d" % chain.idle_timeout_ms)
         + _set_header("x-envoy-max-retries", b"%d" % (len(chain.targets) - 1))
         + _set_header("x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % timeout_ms)
     )
+    if any(operation in target.translated for target in chain.targets):
+        headers += _set_header(TRANSLATED_HEADER, b"1")
     if chain.request_timeout_ms:
         headers += _set_header("x-envoy-upstream-rq-timeout-ms", b"%d" % chain.request_timeout_ms)
     return headers
@@ -299,6 +310,18 @@ def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str, str]:
     return int(status) if status.isdigit() else 0, content_type, error_name
 
 
+def decode_answer_origin(message: pb.ProcessingRequest) -> tuple[str, bool]:
+    """Whose answer it is, by the request's id, and whether a provider gave it and not Envoy."""
+    request_id = details = ""
+    for attributes in message.attributes.values():
+        fields = attributes.fields
+        if REQUEST_ID_ATTRIBUTE in fields:
+            request_id = fields[REQUEST_ID_ATTRIBUTE].string_value
+        if DETAILS_ATTRIBUTE in fields:
+            details = fields[DETAILS_ATTRIBUTE].string_value
+    return request_id, details == _OF_A_PROVIDER
+
+
 def encode_answer_headers(content_type: str) -> bytes:
     """What the headers of a translated answer become (its length is not the provider's); with an
     empty type they stay as they are."""
@@ -308,10 +331,8 @@ def encode_answer_headers(content_type: str) -> bytes:
     return _field(2, _field(1, _field(2, mutation)))
 
 
-def encode_answer_body(body: bytes | None) -> bytes:
-    """The next bytes of an answer, in place of the provider's; None: those. None hold it back."""
-    if body is None:
-        return _BODY_AS_IT_IS
+def encode_answer_body(body: bytes) -> bytes:
+    """The next bytes of a translated answer, in place of the provider's; none hold it back."""
     return _answer_head(len(body)) + body
 
 
@@ -409,6 +430,10 @@ def encode(command: AwaitBody | Refuse | Answer | Forward | SendAttempt) -> tupl
 # -- access log -----------------------------------------------------------------------------------
 
 
+_RESTING_STATUSES = frozenset((429, 503, 529))
+"""With these a wait is about the provider, and not about one request."""
+
+
 def decode_request_ended(
     entry: pb.HttpAccessLogEntry, now_ms: int, *, timed: bool = False
 ) -> RequestEnded:
@@ -425,7 +450,7 @@ def decode_request_ended(
     return RequestEnded(
         common.stream_id,
         common.upstream_request_attempt_count,
-        _ending(entry),
+        _ending(entry, now_ms),
         first,
         last,
         tail,
@@ -460,16 +485,20 @@ def decode_attempt_failed(entry: pb.HttpAccessLogEntry, now_ms: int) -> AttemptF
     return AttemptFailed(
         headers.get("x-request-id", ""),
         int(number) if number.isdigit() else 0,
-        _ending(entry),
+        _ending(entry, now_ms),
         now_ms,
     )
 
 
-def _ending(entry: pb.HttpAccessLogEntry) -> Ending:
+def _ending(entry: pb.HttpAccessLogEntry, now_ms: int) -> Ending:
     status = entry.response.response_code.value
+    rest_ms = 0
+    if status in _RESTING_STATUSES and entry.response.response_code_details != REFUSED_DETAILS:
+        wait = entry.response.response_headers.get(RETRY_AFTER, b"")
+        rest_ms = retry_after_ms(wait.decode("ascii", "replace"), now_ms)
     common = entry.common_properties
     if not common.HasField("response_flags"):
-        return Ending(status)
+        return Ending(status, rest_ms=rest_ms)
     flags = common.response_flags
     return Ending(
         status,
@@ -493,4 +522,5 @@ def _ending(entry: pb.HttpAccessLogEntry) -> Ending:
             or flags.upstream_protocol_error
         ),
         client_gone=(flags.downstream_connection_termination or flags.downstream_remote_reset),
+        rest_ms=rest_ms,
     )

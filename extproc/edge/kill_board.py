@@ -18,6 +18,7 @@ import msgspec
 
 from extproc.core.gate import Gate
 from extproc.edge.clock import Clock
+from extproc.edge.share_link import RETRY_S
 from extproc.policy.kill_documents import MAX_REASON_CHARACTERS, is_kill_value
 from extproc.policy.matching import MATCH_FIELDS
 from extproc.policy.snapshot import Kill
@@ -27,8 +28,6 @@ _log = logging.getLogger(__name__)
 FILE = "kill-switch.json"
 MAX_ORDERS = 10_000
 """Values stopped at a time, and revivals remembered: 2 MB of file. More is policy, not alarm."""
-SHARE_RETRY_S = 0.5
-"""How soon a lost share is asked again: what it knows is obeyed within a second of its return."""
 
 
 class Order(NamedTuple):
@@ -165,7 +164,7 @@ class KillBoard:
                 await self._share.watch(self.apply, self._known)
             except Exception as error:  # noqa: BLE001  what is obeyed stays; it is asked again
                 _log.warning("the kill switch's share is lost: %s", error)
-            await asyncio.sleep(SHARE_RETRY_S)
+            await asyncio.sleep(RETRY_S)
 
     def _known(self) -> list[Order]:
         return list(self._orders.values())

@@ -1,7 +1,6 @@
 """Kills shared over the sidecars' store: a hash of orders, and a mark that each order replaces.
 
-Every sidecar asks for the mark a few times a second, and reads the orders when it is another one.
-On a connection of its own: nothing of this waits behind reservations, or holds them up.
+Every sidecar looks at the mark, and reads the orders when it is another one (``share_link``).
 """
 
 from __future__ import annotations
@@ -9,23 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from uuid import uuid4
 
-import hiredis
 import msgspec
 
 from extproc.edge.kill_board import MAX_ORDERS, Apply, Known, Order
-from extproc.ledger.port import LedgerUnavailableError
-from extproc.ledger.redis_errors import moved_to
-from extproc.ledger.redis_link import Link, connect
+from extproc.edge.share_link import ANSWER_TIMEOUT_S, POLL_S, connected
+from extproc.ledger.redis_link import Link
 from extproc.ledger.redis_names import Names
 from extproc.values.store_address import StoreAddress
 
-POLL_S = 0.2
-"""A kill holds everywhere within a second: this, a read, and what a busy loop adds."""
-ANSWER_TIMEOUT_S = 2.0
-"""Nobody waits for a share, and 10,000 orders take longer than a reservation does."""
 MAX_KEPT = 2 * MAX_ORDERS
 """Orders in the store: as many as a board keeps, and revivals that it has dropped."""
 
@@ -55,7 +47,7 @@ class RedisKillShare:
         """Makes an order known. Raises what ``connect`` and ``Link.ask`` raise; then ``watch``
         tells it when it can."""
         self._untold = True
-        link = await self._connected()
+        link = await connected(self._address, self._mark)
         try:
             await self._publish(link, order)
             self._untold = False
@@ -65,7 +57,7 @@ class RedisKillShare:
     async def watch(self, apply: Apply, known: Known) -> None:
         """Applies what is kept, and tells what is known here and is not: the store may have lost
         it. Raises when the store cannot be asked."""
-        link = await self._connected()
+        link = await connected(self._address, self._mark)
         seen: object = ...
         try:
             while True:
@@ -93,19 +85,6 @@ class RedisKillShare:
         await link.ask(
             "EVAL", _PUBLISH, 2, self._orders, self._mark, *words, timeout_s=ANSWER_TIMEOUT_S
         )
-
-    async def _connected(self) -> Link:
-        """A connection to who has the keys. A cluster says who that is."""
-        link = await connect(self._address)
-        try:
-            await link.ask("GET", self._mark, timeout_s=ANSWER_TIMEOUT_S)
-        except (hiredis.ReplyError, LedgerUnavailableError) as error:
-            link.give_up("closed")
-            place = moved_to(str(error))
-            if place is None:
-                raise
-            return await connect(replace(self._address, host=place[0], port=place[1]))
-        return link
 
 
 def _decoded(words: Iterable[bytes]) -> Iterable[Order]:

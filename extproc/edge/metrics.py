@@ -9,10 +9,13 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from extproc.core.breaker import RESTING, BreakerState
 from extproc.core.gate import Gate
 from extproc.core.waiting import WaitingRoom
 from extproc.ledger.port import ALL_WELL, StoreState
 from extproc.values.refusal import RefusalCode
+
+TARGET_STATES = (*(state.value for state in BreakerState), RESTING)
 
 
 class Metrics:
@@ -43,6 +46,7 @@ class Metrics:
         "settled_without_usage",
         "slow_turns",
         "suspect_usage",
+        "target_states",
         "untranslatable_answers",
         "velocity_open",
         "velocity_trips",
@@ -79,6 +83,7 @@ class Metrics:
         self.killed = 0
         self.google_tokens: dict[str, tuple[int, int]] = {}
         """By key file: seconds until its token expires, and renewals that failed since."""
+        self.target_states: dict[str, str] = {}
 
     def render(self, gate: Gate, store: StoreState = ALL_WELL) -> bytes:
         """Prometheus text."""
@@ -143,6 +148,15 @@ class _Snapshot(Collector):
         for rule, count in self._metrics.velocity_open.items():
             opened.add_metric([rule], count)
         yield opened
+        states = GaugeMetricFamily(
+            "tokenweir_target_state",
+            "1 for what the circuit breaker of a target says",
+            labels=["target", "state"],
+        )
+        for target, now in self._metrics.target_states.items():
+            for state in TARGET_STATES:
+                states.add_metric([target, state], int(state == now))
+        yield states
         yield GaugeMetricFamily(
             "tokenweir_killed", "Values that the kill switch stops", self._metrics.killed
         )

@@ -19,6 +19,7 @@ from extproc.core.generation import Generation
 from extproc.edge.admin import Admin
 from extproc.edge.alerting import Alerting
 from extproc.edge.allocator import keep_freed_blocks
+from extproc.edge.answer_service import AnswerService
 from extproc.edge.channels.channel import Outside
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
@@ -28,13 +29,18 @@ from extproc.edge.lean_server import LeanServer
 from extproc.edge.notices import report_velocity
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
-from extproc.edge.store import close_ledger, kill_share, open_ledger
+from extproc.edge.store import breaker_share, close_ledger, kill_share, open_ledger
 from extproc.envoy.delivery import FileDelivery
 from extproc.envoy.process import write_bootstrap
 from extproc.envoy.render import render
 from extproc.envoy.settings import GatewaySettings
 from extproc.policy.snapshot import Finding
-from extproc.values.wire_names import ACCESS_LOG_SOCKET, ATTEMPT_SOCKET, REQUEST_SOCKET
+from extproc.values.wire_names import (
+    ACCESS_LOG_SOCKET,
+    ANSWER_SOCKET,
+    ATTEMPT_SOCKET,
+    REQUEST_SOCKET,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +96,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     ledger = await open_ledger(store, policy.store_namespace, settings.state, environ, draw)
     sidecar = Sidecar(Gate(Generation(policy)), ledger, Clock(), draw)
     share = kill_share(store, policy.store_namespace, environ)
+    breakers = breaker_share(store, policy.store_namespace, environ, sidecar)
     kills = KillBoard(sidecar.gate, settings.state, sidecar.clock, share)
     sidecar.metrics.generation = policy.generation
     sidecar.metrics.policy_warnings = Counter(warning.code for warning in policy.warnings)
@@ -123,6 +130,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
         asyncio.create_task(_tend(sidecar)),
         asyncio.create_task(kills.watch()),
         asyncio.create_task(keys.watch(sidecar)),
+        asyncio.create_task(breakers.watch()),
         asyncio.create_task(_watch_loop(sidecar)),
         asyncio.create_task(alerting.run()),
     ]
@@ -143,12 +151,13 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
 
 
 def _servers(sidecar: Sidecar, settings: SidecarSettings) -> list[LeanServer | GrpcioServer]:
-    """What Envoy calls; the access log last."""
+    """What Envoy calls; the access log is the last to be stopped."""
     sockets = settings.gateway.socket_folder
     server_type = LeanServer if settings.transport == "lean" else GrpcioServer
     return [
         server_type(sockets / REQUEST_SOCKET, RequestService(sidecar)),
         server_type(sockets / ATTEMPT_SOCKET, AttemptService(sidecar)),
+        server_type(sockets / ANSWER_SOCKET, AnswerService(sidecar)),
         server_type(sockets / ACCESS_LOG_SOCKET, AccessLogService(sidecar)),
     ]
 

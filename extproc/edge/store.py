@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from extproc.edge.breaker_share import BreakerShare, OwnBreakers, RedisBreakerShare
 from extproc.edge.kill_board import KillShare, NoShare
 from extproc.edge.kill_share import RedisKillShare
+from extproc.edge.services import Sidecar
 from extproc.ledger.embedded import EmbeddedLedger
 from extproc.ledger.emergency import EmergencyLedger
 from extproc.ledger.journal import Journal
@@ -59,6 +61,16 @@ def kill_share(store: str, namespace: str, environ: Mapping[str, str]) -> KillSh
     if store == EMBEDDED:
         return NoShare()
     return RedisKillShare(store_address(store, environ), namespace)
+
+
+def breaker_share(
+    store: str, namespace: str, environ: Mapping[str, str], sidecar: Sidecar
+) -> BreakerShare:
+    """How they tell each other which targets fail."""
+    if store == EMBEDDED:
+        return OwnBreakers()
+    address = store_address(store, environ)
+    return RedisBreakerShare(address, namespace, sidecar.gate, sidecar.clock)
 
 
 async def close_ledger(ledger: Ledger) -> None:

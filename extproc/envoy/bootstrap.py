@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from extproc.envoy.clusters import UNLIMITED
-from extproc.envoy.ext_proc import ATTEMPT_CLUSTER, LOG_CLUSTER, REQUEST_CLUSTER
+from extproc.envoy.ext_proc import ANSWER_CLUSTER, ATTEMPT_CLUSTER, LOG_CLUSTER, REQUEST_CLUSTER
 from extproc.envoy.settings import GatewaySettings
 from extproc.values.wire_names import (
     ACCESS_LOG_SOCKET,
     ADMIN_SOCKET,
+    ANSWER_SOCKET,
     ATTEMPT_SOCKET,
     REQUEST_SOCKET,
 )
@@ -47,6 +48,7 @@ def bootstrap(settings: GatewaySettings, max_connections: int = MAX_CONNECTIONS)
             "clusters": [
                 _sidecar(REQUEST_CLUSTER, sockets / REQUEST_SOCKET),
                 _sidecar(ATTEMPT_CLUSTER, sockets / ATTEMPT_SOCKET),
+                _sidecar(ANSWER_CLUSTER, sockets / ANSWER_SOCKET),
                 _sidecar(LOG_CLUSTER, sockets / ACCESS_LOG_SOCKET),
             ]
         },

@@ -17,7 +17,6 @@ from extproc.envoy.ext_proc import (
     attempt_filter,
     every_attempt_filter,
     first_token_filter,
-    translating_filter,
 )
 from extproc.envoy.settings import GatewaySettings
 from extproc.policy.snapshot import Endpoint, PolicySnapshot, Target
@@ -52,8 +51,6 @@ def clusters(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
 def _stage(target: Target, operation: Operation) -> Json:
     if target.first_token_timeout_ms:
         return first_token_filter()
-    if operation in target.translated:
-        return translating_filter()
     if target.stages_all(operation):
         return every_attempt_filter()
     return attempt_filter(MAX_ATTEMPTS)

@@ -1,4 +1,5 @@
-"""The ext_proc filters: the decision on the request, and the stages on its attempts."""
+"""The ext_proc filters: the decision on the request, the stages on its attempts, and the one on its
+answer."""
 
 from __future__ import annotations
 
@@ -6,12 +7,13 @@ from typing import Any
 
 from extproc.policy.limit_documents import MAX_WAIT_MS
 from extproc.policy.model_documents import MAX_TIMEOUT_MS
-from extproc.values.wire_names import METADATA
+from extproc.values.wire_names import METADATA, TRANSLATED_HEADER
 
 Json = dict[str, Any]
 
 REQUEST_CLUSTER = "tokenweir_request"
 ATTEMPT_CLUSTER = "tokenweir_attempt"
+ANSWER_CLUSTER = "tokenweir_answer"
 LOG_CLUSTER = "tokenweir_log"
 
 MESSAGE_TIMEOUT_S = 5
@@ -23,6 +25,10 @@ wait, and then the time that a decision has. The listener's request timeout ends
 so it does not cut a wait."""
 CLUSTER_ATTRIBUTE = "xds.cluster_name"
 ATTEMPT_HEADER = "x-envoy-attempt-count"
+REQUEST_ID_ATTRIBUTE = "request.id"
+DETAILS_ATTRIBUTE = "response.code_details"
+MAX_ANSWER_S = 86_400
+"""Of a translated stream: silence ends one, not its length."""
 
 _RECEIVING: Json = {"receiving_namespaces": {"untyped": [METADATA]}}
 """Both stages say what the answer's headers shall show."""
@@ -47,10 +53,15 @@ def attempt_filter(max_attempts: int) -> Json:
 
     The body it receives is the one that left the gateway, whatever an earlier attempt made of it.
     """
-    ext_proc = every_attempt_filter()
+    numbers = [str(number) for number in range(2, max_attempts + 1)]
+    return _only_where("later attempts", ATTEMPT_HEADER, numbers, every_attempt_filter())
+
+
+def _only_where(name: str, header: str, values: list[str], ext_proc: Json) -> Json:
+    """A filter for requests whose header has one of the values."""
     execute = {
         "action": {
-            "name": "later attempt",
+            "name": name,
             "typed_config": {
                 "@type": "type.googleapis.com/"
                 "envoy.extensions.filters.http.composite.v3.ExecuteFilterAction",
@@ -58,9 +69,8 @@ def attempt_filter(max_attempts: int) -> Json:
             },
         }
     }
-    attempts = {str(number): execute for number in range(2, max_attempts + 1)}
     return {
-        "name": "later attempts",
+        "name": name,
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher",
             "extension_config": {
@@ -73,14 +83,14 @@ def attempt_filter(max_attempts: int) -> Json:
             "xds_matcher": {
                 "matcher_tree": {
                     "input": {
-                        "name": "attempt",
+                        "name": "header",
                         "typed_config": {
                             "@type": "type.googleapis.com/"
                             "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
-                            "header_name": ATTEMPT_HEADER,
+                            "header_name": header,
                         },
                     },
-                    "exact_match_map": {"map": attempts},
+                    "exact_match_map": {"map": dict.fromkeys(values, execute)},
                 }
             },
         },
@@ -88,33 +98,48 @@ def attempt_filter(max_attempts: int) -> Json:
 
 
 def every_attempt_filter() -> Json:
-    """On the wrapper cluster of a target that sets something otherwise: the first attempt too."""
+    """On the wrapper cluster of a target that is asked in another dialect, or sets something
+    otherwise: the first attempt too."""
     return _attempt_stage(_common(ATTEMPT_CLUSTER))
 
 
-def translating_filter() -> Json:
-    """On the wrapper cluster of a target that is asked in another dialect, for every attempt: the
-    request as above, then the answer's headers and its bytes as they come.
+def answer_filter() -> Json:
+    """On the listener, between the router and what reads the caller's own dialect: the answers of
+    translated attempts, headers and then bytes as they come.
 
-    Envoy does not wait for what the headers become before it sends the first bytes: the first token
-    would otherwise pay for one more round trip. What the caller gets is in order all the same.
+    It is no stage of the attempt: there the provider's stream may be over and gone while bytes of
+    it are still here. When those then fill the client's buffer, Envoy 1.40 tells the stream that is
+    gone to pause, and dies of it.
     """
-    return _attempt_stage(_reading_answer())
+    common = _common(ANSWER_CLUSTER)
+    common["grpc_service"]["timeout"] = f"{MAX_ANSWER_S}s"
+    common["processing_mode"] = {
+        "request_header_mode": "SKIP",
+        "response_header_mode": "SEND",
+        "response_body_mode": "STREAMED",
+    }
+    # Or the first token would pay for one more round trip. It goes out in order all the same.
+    common["send_body_without_waiting_for_header_response"] = True
+    ext_proc = {
+        "name": "envoy.filters.http.ext_proc",
+        "typed_config": {
+            "@type": _TYPE,
+            **common,
+            "response_attributes": [REQUEST_ID_ATTRIBUTE, DETAILS_ATTRIBUTE],
+        },
+    }
+    return _only_where("translated answers", TRANSLATED_HEADER, ["1"], ext_proc)
 
 
 def first_token_filter() -> Json:
-    """The same where a stream is to be given up that has no token in time. The bytes come although
-    the answer's headers are held back, and for as long as Envoy itself would wait for those."""
-    common = _reading_answer()
-    common["message_timeout"] = f"{MAX_TIMEOUT_MS // 1000 + MESSAGE_TIMEOUT_S}s"
-    return _attempt_stage(common)
-
-
-def _reading_answer() -> Json:
+    """On the wrapper cluster of a target whose streams are given up without a token in time: the
+    request as above, then the answer. Its bytes come although its headers are held back, and for as
+    long as Envoy itself would wait for those."""
     common = _common(ATTEMPT_CLUSTER)
     common["processing_mode"] |= {"response_header_mode": "SEND", "response_body_mode": "STREAMED"}
     common["send_body_without_waiting_for_header_response"] = True
-    return common
+    common["message_timeout"] = f"{MAX_TIMEOUT_MS // 1000 + MESSAGE_TIMEOUT_S}s"
+    return _attempt_stage(common)
 
 
 def _attempt_stage(common: Json) -> Json:

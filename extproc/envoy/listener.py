@@ -5,11 +5,17 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from extproc.envoy.ext_proc import ATTEMPT_HEADER, LOG_CLUSTER, request_filter
+from extproc.envoy.ext_proc import ATTEMPT_HEADER, LOG_CLUSTER, answer_filter, request_filter
 from extproc.envoy.local_replies import local_reply_config
 from extproc.envoy.routes import ROUTE_TABLE
 from extproc.envoy.settings import GatewaySettings
-from extproc.values.wire_names import ATTEMPT_LOG, INTERNAL_PREFIX, METADATA, REQUEST_LOG
+from extproc.values.wire_names import (
+    ATTEMPT_LOG,
+    INTERNAL_PREFIX,
+    METADATA,
+    REQUEST_LOG,
+    RETRY_AFTER,
+)
 
 Json = dict[str, Any]
 
@@ -120,7 +126,9 @@ def _http_filters() -> list[Json]:
                 },
             },
         },
+        answer_filter(),
         _strip_echoed_keys(),
+        _no_redirects(),
         {
             "name": "envoy.filters.http.router",
             "typed_config": {
@@ -130,6 +138,35 @@ def _http_filters() -> list[Json]:
             },
         },
     ]
+
+
+def _no_redirects() -> Json:
+    """A redirect of the last target ends here, as a reply of ours: an SDK would follow it, with the
+    caller's key, to where no policy is."""
+    status_class = "type.googleapis.com/envoy.type.matcher.v3.HttpResponseStatusCodeClassMatchInput"
+    policy = "envoy.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy"
+    matcher = {
+        "predicate": {
+            "single_predicate": {
+                "input": {"name": "status class", "typed_config": {"@type": status_class}},
+                "value_match": {"exact": "3xx"},
+            }
+        },
+        "on_match": {
+            "action": {
+                "name": "bad gateway",
+                "typed_config": {"@type": f"type.googleapis.com/{policy}", "status_code": 502},
+            }
+        },
+    }
+    return {
+        "name": "envoy.filters.http.custom_response",
+        "typed_config": {
+            "@type": "type.googleapis.com/"
+            "envoy.extensions.filters.http.custom_response.v3.CustomResponse",
+            "custom_response_matcher": {"matcher_list": {"matchers": [matcher]}},
+        },
+    }
 
 
 def _guard() -> Json:
@@ -212,7 +249,7 @@ def _attempt_log() -> Json:
                         "comparison": {
                             "op": "GE",
                             "value": {
-                                "default_value": 400,
+                                "default_value": 300,  # no redirect is followed
                                 "runtime_key": "tokenweir.attempt_log",
                             },
                         }
@@ -239,6 +276,8 @@ def _grpc_log(name: str, headers: list[str]) -> Json:
                 "buffer_size_bytes": LOG_BUFFER_BYTES,
             },
             "additional_request_headers_to_log": headers,
+            # Of either log, as either may come first; an answer without it costs no byte.
+            "additional_response_headers_to_log": [RETRY_AFTER],
         },
     }
 

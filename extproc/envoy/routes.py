@@ -1,6 +1,6 @@
-"""Routes: which paths exist, and the one route that reaches providers.
+"""Routes: which paths exist, and those that reach providers.
 
-A path's own route leads to a closed port. Only the route that demands the sidecar's header leads to
+A path's own route leads to a closed port. Only the routes that demand the sidecar's header lead to
 a provider, and no client can send that header: a request that was never decided has nowhere to go.
 """
 
@@ -9,19 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from extproc.envoy.clusters import DEAD_CLUSTER
-from extproc.policy.snapshot import PolicySnapshot
+from extproc.policy.snapshot import IDLE_TIMEOUT_MS, PolicySnapshot
 from extproc.values.dialect import OPERATION_BY_PATH
-from extproc.values.wire_names import ANSWER_HEADERS, DECIDED_HEADER, METADATA
+from extproc.values.wire_names import ANSWER_HEADERS, DECIDED_HEADER, METADATA, TRANSLATED_HEADER
 from extproc.wire.headers import CREDENTIAL_HEADERS, HeaderNames
 
 Json = dict[str, Any]
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """The largest request that Anthropic and OpenAI accept; Claude Code sends megabytes."""
-IDLE_TIMEOUT_S = 300
-"""A provider silent for five minutes is gone; clients abort then too."""
-RETRIABLE_STATUS_CODES = (408, 429, 529)
-"""With 5xx: the target cannot serve now, another one may."""
+RETRIABLE_STATUS_CODES = (301, 302, 303, 307, 308, 408, 429, 529)
+"""With 5xx: the target cannot serve now, another one may. A redirect leads where no policy does, so
+it is not followed."""
 ROUTE_TABLE = "tokenweir"
 
 _PRIORITY_GROUP = (
@@ -37,6 +36,7 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
         *CREDENTIAL_HEADERS,
         *names.identity,
         DECIDED_HEADER,
+        TRANSLATED_HEADER,
         # What Envoy adds for its own sake is nobody's business upstream.
         "forwarded",
         "via",
@@ -48,7 +48,11 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
         "x-envoy-original-path",
         "x-envoy-external-address",
     ]
-    decided = _decided_route(stripped)
+    targets = [one for m in snapshot.virtual_models.values() for one in m.all_targets]
+    idle_ms = {target.idle_timeout_ms for target in targets} - {IDLE_TIMEOUT_MS}
+    # The last one takes whatever was decided, also by another generation than this.
+    decided = [_decided_route(stripped, each) for each in sorted(idle_ms)]
+    decided.append(_decided_route(stripped, None))
     waiting = [
         {
             "name": f"undecided {path}",
@@ -66,20 +70,21 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
                 "domains": ["*"],
                 "include_request_attempt_count": True,
                 "request_body_buffer_limit": MAX_BODY_BYTES,
-                "routes": [decided, *waiting],
+                "routes": [*decided, *waiting],
             }
         ],
     }
 
 
-def _decided_route(stripped: list[str]) -> Json:
-    """The only route to a provider: for requests that carry the sidecar's header."""
+def _decided_route(stripped: list[str], idle_ms: int | None) -> Json:
+    """A route to a provider: for requests that carry the sidecar's header, with this value or with
+    any."""
+    match: Json = {"present_match": True}
+    if idle_ms is not None:
+        match = {"string_match": {"exact": str(idle_ms)}}
     return {
         "name": "decided",
-        "match": {
-            "prefix": "/",
-            "headers": [{"name": DECIDED_HEADER, "present_match": True}],
-        },
+        "match": {"prefix": "/", "headers": [{"name": DECIDED_HEADER, **match}]},
         "request_headers_to_remove": stripped,
         "request_headers_to_add": [
             # Usage is read from plain text; a compressed answer would hide it.
@@ -108,13 +113,15 @@ def _decided_route(stripped: list[str]) -> Json:
                 }
             },
             "timeout": "0s",
-            "idle_timeout": f"{IDLE_TIMEOUT_S}s",
+            "idle_timeout": f"{(idle_ms or IDLE_TIMEOUT_MS) // 1000}s",
             "retry_policy": {
                 "retry_on": "5xx,reset,connect-failure,retriable-status-codes",
                 "retriable_status_codes": list(RETRIABLE_STATUS_CODES),
                 # The chain's length decides, by a header of the sidecar; this is the roof.
                 "num_retries": 16,
                 "refresh_cluster_on_retry": True,
+                # Envoy could wait for a provider's Retry-After; it is not told to, as the next
+                # attempt is another target's.
                 "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
             },
         },

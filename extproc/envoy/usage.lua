@@ -3,7 +3,7 @@
 -- Of a stream it holds back at most one incomplete event, and only where a chunk is to be hidden; of
 -- a JSON body it holds back nothing. It changes no byte but the hidden chunk's. Reading happens under
 -- pcall: whatever fails there, the bytes go on and only the report is lost, which the sidecar charges
--- at the reservation.
+-- at the reservation. Of errors it also tempers what they say about retries.
 
 local NAMESPACE = "tokenweir.usage"
 local TAIL_BYTES = 16384   -- of a JSON body: usage stands near its end, metadata may follow it
@@ -12,7 +12,15 @@ local HELD_BYTES = 1048576 -- a Responses API stream repeats its output in one e
 -- The events of the Responses API that end a stream, and bill it.
 local LAST_RESPONSE = { completed = true, incomplete = true, failed = true }
 
+-- Of waits that clients are told: none is longer, and above the other their SDKs are not to retry.
+local MAX_WAIT_S, RETRIED_S = 86400, 60
+local MONTHS = {
+  Jan = 1, Feb = 2, Mar = 3, Apr = 4, May = 5, Jun = 6,
+  Jul = 7, Aug = 8, Sep = 9, Oct = 10, Nov = 11, Dec = 12,
+}
+
 local find, match, sub, gsub = string.find, string.match, string.sub, string.gsub
+local floor = math.floor
 
 -- What follows the last key "usage" of a JSON text, with the key. Quotes inside JSON strings are
 -- escaped, so no text that a model writes looks like the key.
@@ -129,10 +137,53 @@ local function read_json(handle)
   ship(handle, "tail", from_last_usage(tail), TAIL_BYTES)
 end
 
+-- The seconds that a Retry-After says, now in milliseconds; nil for nonsense.
+local function wait_s(text, now_ms)
+  local seconds = match(text, "^(%d+%.?%d*)$")
+  if seconds then return tonumber(seconds) end
+  local day, name, year, hour, minute, second =
+    match(text, "^%a%a%a, (%d%d) (%a%a%a) (%d%d%d%d) (%d%d):(%d%d):(%d%d) GMT$")
+  local month = day and MONTHS[name]
+  if not month then return nil end
+  -- Years begin in March, so that the leap day is their last.
+  year = month > 2 and tonumber(year) or year - 1
+  local days = 365 * year + floor(year / 4) - floor(year / 100) + floor(year / 400)
+    + floor((153 * ((month + 9) % 12) + 2) / 5) + day - 719469
+  return math.max(0, ((days * 24 + hour) * 60 + minute) * 60 + second - now_ms / 1000)
+end
+
+-- A provider's failure, as it comes to the client: with a wait that a client can use, or none. Its
+-- SDK is told not to retry by itself what would have it sleep for minutes.
+local function temper(handle, headers)
+  local longest_s = 0
+  local after, after_ms = headers:get("retry-after"), headers:get("retry-after-ms")
+  if after then
+    local wait = wait_s(after, tonumber(handle:timestamp()))
+    if wait then
+      longest_s = math.min(math.ceil(wait), MAX_WAIT_S)
+      headers:replace("retry-after", string.format("%d", longest_s))
+    else
+      headers:remove("retry-after")
+    end
+  end
+  if after_ms then
+    local wait = match(after_ms, "^%d+%.?%d*$") and tonumber(after_ms)
+    if wait then
+      wait = math.min(math.ceil(wait), MAX_WAIT_S * 1000)
+      longest_s = math.max(longest_s, wait / 1000)
+      headers:replace("retry-after-ms", string.format("%d", wait))
+    else
+      headers:remove("retry-after-ms")
+    end
+  end
+  if longest_s > RETRIED_S then headers:replace("x-should-retry", "false") end
+end
+
 function envoy_on_response(handle)
   local verdict = handle:streamInfo():dynamicMetadata():get("tokenweir")
   if not (verdict and verdict.ok) then return end
   local headers = handle:headers()
+  if tonumber(headers:get(":status")) >= 400 then temper(handle, headers) end
   local kind = headers:get("content-type") or ""
   if find(kind, "text/event-stream", 1, true) then
     local hide = verdict.hide_usage == true

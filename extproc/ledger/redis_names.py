@@ -31,6 +31,19 @@ class Names:
         self.pushed = f"{self.tag}:pushed".encode()
         self.kills = f"{self.tag}:kills".encode()
         self.kills_mark = f"{self.tag}:kills:mark".encode()
+        self.breakers_mark = f"{self.tag}:breakers:mark".encode()
+
+    def breaker(self, target: str) -> bytes:
+        """The last word about a target's failures."""
+        return f"{self.tag}:breakers:b:{quoted(target)}".encode()
+
+    def rest(self, target: str) -> bytes:
+        """Until when a target asked to be left alone."""
+        return f"{self.tag}:breakers:r:{quoted(target)}".encode()
+
+    def probe(self, target: str) -> bytes:
+        """Who may probe a target whose breaker is open."""
+        return f"{self.tag}:breakers:p:{quoted(target)}".encode()
 
     def leases(self, epoch: str) -> bytes:
         """The open reservations of an epoch by the end of their lease."""

@@ -309,6 +309,7 @@ class _Compiler:
             canonical_model=canonical_model(draft.model),
             price=price,
             timeout_ms=draft.timeout_ms,
+            idle_timeout_ms=draft.idle_timeout_ms,
             clusters=found.clusters,
             weight=draft.weight,
             lacks=draft.lacks | LACKS.get(canonical_model(draft.model), frozenset()),

@@ -8,6 +8,7 @@ from extproc.policy.matching import Condition, ConditionalLimit
 from extproc.policy.reading import Section
 from extproc.policy.routing_rules import RuleType, Sla, Sticky, When
 from extproc.policy.snapshot import (
+    IDLE_TIMEOUT_MS,
     BreakerPolicy,
     Channels,
     CredentialRef,
@@ -61,6 +62,7 @@ class TargetDraft:
     lacks: frozenset[Capability]
     first_token_timeout_ms: int = 0
     overrides: Overrides | None = None
+    idle_timeout_ms: int = IDLE_TIMEOUT_MS
 
 
 @dataclass(slots=True)

@@ -11,16 +11,27 @@ from extproc.policy.routing_documents import (
     read_sla,
     read_sticky,
 )
-from extproc.policy.snapshot import BreakerPolicy
+from extproc.policy.snapshot import IDLE_TIMEOUT_MS, BreakerPolicy
 from extproc.wire.capabilities import Capability
 
 MAX_TIMEOUT_MS = 600_000
+MAX_IDLE_S = IDLE_TIMEOUT_MS // 1000
+"""Whole seconds: each is a route of Envoy's. No more than the default: leases outlive that."""
 MAX_REQUEST_TIMEOUT_MS = 86_400_000
 MAX_WEIGHT = 1_000_000
 MAX_PRIORITY = 1_000
+DEFAULT_FAILURES = 5
+MAX_BREAKER_REQUESTS = 10_000
+MAX_BREAKER_S = 86_400
+"""A day: who was broken yesterday is not judged by it."""
 DEFAULT_TIMEOUT_MS = 60_000
 """Time to response headers where a target names none: long answers think before the first byte."""
-_OF_TARGETS = ("first_token_timeout_ms", "override_params", "headers_override")
+_OF_TARGETS = (
+    "first_token_timeout_ms",
+    "override_params",
+    "headers_override",
+    "idle_timeout_seconds",
+)
 
 
 def read_virtual_model(document: Section, drafts: Drafts) -> None:
@@ -49,6 +60,7 @@ def read_virtual_model(document: Section, drafts: Drafts) -> None:
                 read_overrides(target, drafts.prefix),
             )
         )
+        fallbacks[-1].idle_timeout_ms = _idle_timeout_ms(target)
         target.done()
     drafts.models.append(
         ModelDraft(
@@ -86,6 +98,7 @@ def _rule(rule: Section, drafts: Drafts) -> RuleDraft:
                 first_token_timeout_ms,
                 overrides,
             )
+            member.idle_timeout_ms = _idle_timeout_ms(rule)
         else:
             member = model
             for key in _OF_TARGETS:
@@ -105,6 +118,11 @@ def _rule(rule: Section, drafts: Drafts) -> RuleDraft:
     )
     rule.done()
     return draft
+
+
+def _idle_timeout_ms(section: Section) -> int:
+    seconds = section.integer("idle_timeout_seconds", IDLE_TIMEOUT_MS // 1000, 1, MAX_IDLE_S)
+    return seconds * 1000
 
 
 def _timeouts(section: Section) -> tuple[int, int]:
@@ -135,10 +153,19 @@ def _breaker(document: Section) -> BreakerPolicy:
     section = document.section("circuit_breaker")
     if section is None:
         return BreakerPolicy()
+    percentage = section.integer("failure_percentage", 0, 1, 100)
+    if "minimum_requests" in section and not percentage:
+        section.error(
+            "minimum_requests", "missing_key", "it is of use with failure_percentage only"
+        )
+    # A percentage that is asked for alone is meant to decide alone.
+    threshold = 0 if percentage else DEFAULT_FAILURES
     policy = BreakerPolicy(
-        section.integer("failure_threshold", 5, 1, 10_000),
-        section.integer("window_seconds", 60, 1, 86_400) * 1000,
-        section.integer("cooldown_seconds", 30, 1, 86_400) * 1000,
+        section.integer("failure_threshold", threshold, 1, MAX_BREAKER_REQUESTS),
+        section.integer("window_seconds", 60, 1, MAX_BREAKER_S) * 1000,
+        section.integer("cooldown_seconds", 30, 1, MAX_BREAKER_S) * 1000,
+        percentage,
+        section.integer("minimum_requests", 20, 1, MAX_BREAKER_REQUESTS),
     )
     section.done()
     return policy

@@ -116,6 +116,10 @@ class Provider:
     """``reserved`` (default): a cut call is charged at its reservation. ``delivered``: see docs."""
 
 
+IDLE_TIMEOUT_MS = 300_000
+"""A provider silent for five minutes is gone; clients abort then too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One model at one provider, as a member of a virtual model."""
@@ -139,6 +143,8 @@ class Target:
     """Where each of these operations is sent."""
     translated: frozenset[Operation] = frozenset()
     """What reaches the target in another API than the caller's, request and answer translated."""
+    idle_timeout_ms: int = IDLE_TIMEOUT_MS
+    """The longest silence within an answer."""
     first_token_timeout_ms: int = 0
     """A stream without a token by then is given up; 0: never for that."""
     overrides: Overrides | None = None
@@ -164,8 +170,12 @@ class BreakerPolicy:
     """When a target is left out after failures."""
 
     failure_threshold: int = 5
+    """Failures within the window that open it; 0: not counted alone."""
     window_ms: int = 60_000
     cooldown_ms: int = 30_000
+    failure_percentage: int = 0
+    """Of the calls within the window, if they are enough; 0: not looked at."""
+    minimum_requests: int = 20
 
 
 @dataclass(frozen=True, slots=True)

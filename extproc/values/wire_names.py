@@ -11,11 +11,18 @@ CALLER_KEY = "caller"
 """In the verdict of requests that may be translated: the caller's dialect."""
 
 DECIDED_HEADER = "x-tw-decided"
-"""Set by the sidecar only; client copies are removed before any filter."""
+"""Set by the sidecar only; client copies are removed before any filter. Its value is the longest
+silence of an answer in milliseconds, which chooses between the decided routes."""
 INTERNAL_PREFIX = "x-tw-"
+
+TRANSLATED_HEADER = "x-tw-translated"
+"""Set by the sidecar where a chain has targets whose answers are translated."""
 
 REFUSED_DETAILS = "tokenweir_refused"
 """Response code details of the sidecar's own answers, which are not to be wrapped again."""
+
+RETRY_AFTER = "retry-after"
+"""Of a provider's answer: logged with it."""
 
 REQUEST_LOG = "request"
 ATTEMPT_LOG = "attempt"
@@ -40,5 +47,6 @@ ANSWER_HEADERS = {
 
 REQUEST_SOCKET = "request.sock"
 ATTEMPT_SOCKET = "attempt.sock"
+ANSWER_SOCKET = "answer.sock"
 ACCESS_LOG_SOCKET = "log.sock"
 ADMIN_SOCKET = "admin.sock"

@@ -16,7 +16,12 @@ from command import ROOT, tokenweir
 from gateway import base_policy
 
 from extproc.edge.supervisor import free_port
-from extproc.values.wire_names import ACCESS_LOG_SOCKET, ATTEMPT_SOCKET, REQUEST_SOCKET
+from extproc.values.wire_names import (
+    ACCESS_LOG_SOCKET,
+    ANSWER_SOCKET,
+    ATTEMPT_SOCKET,
+    REQUEST_SOCKET,
+)
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def test_it_prepares_all_that_an_envoy_needs_and_ends_with_0(folder: Path, trans
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n", log.read_text()
-        for name in (REQUEST_SOCKET, ATTEMPT_SOCKET, ACCESS_LOG_SOCKET):
+        for name in (REQUEST_SOCKET, ATTEMPT_SOCKET, ANSWER_SOCKET, ACCESS_LOG_SOCKET):
             assert (folder / "run" / name).stat().st_mode & 0o777 == 0o660
         assert list((folder / "s" / "envoy").glob("secret-*.json"))
         for name in ("bootstrap", "cds", "rds", "lds"):

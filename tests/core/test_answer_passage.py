@@ -1,4 +1,4 @@
-"""An answer's pieces on their way: held until the first token, then as they come."""
+"""An answer on its way: held until the first token, then let go."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from gateway import chat
 from world import NOW, World
 
-from extproc.core.answer_passage import AnswerPassage, Let
+from extproc.core.answer_passage import AnswerPassage
 from extproc.core.attempt import AttemptMachine
 from extproc.core.commands import Forward, Refuse, Release, SendAttempt, Settle
 from extproc.core.events import AttemptStarted, Ending
@@ -55,26 +55,25 @@ def test_nothing_goes_on_before_the_first_token_and_all_of_it_then() -> None:
     world = World(MODEL)
     answer = passage(world, stream=True)
     assert answer.deadline_ms == NOW + 700
-    assert answer.on_headers(200, SSE, "") is None
+    assert not answer.on_headers(200, SSE, "")
     assert answer.is_held
-    assert answer.on_body(ROLE, NOW + 30, end=False) is None
-    assert answer.on_body(WORD, NOW + 30, end=False) == Let(True, "", [None, None])
+    assert not answer.on_body(ROLE, NOW + 30, end=False)
+    assert answer.on_body(WORD, NOW + 30, end=False)
     assert not answer.is_held
     assert world.gate.in_flight["r1"].attempts[1].first_token_us == 30_000
-    assert answer.on_body(WORD, NOW + 30, end=False) == Let(False, "", [None])
 
 
 def test_an_answer_without_a_token_goes_on_at_its_end() -> None:
     answer = passage(World(MODEL), stream=True)
-    assert answer.on_headers(200, SSE, "") is None
-    assert answer.on_body(ROLE, NOW + 30, end=True) == Let(True, "", [None])
+    assert not answer.on_headers(200, SSE, "")
+    assert answer.on_body(ROLE, NOW + 30, end=True)
 
 
 @pytest.mark.parametrize(("stream", "status"), [(False, 200), (True, 200), (True, 429)])
 def test_what_is_no_stream_is_not_held(stream: bool, status: int) -> None:
     answer = passage(World(MODEL), stream=stream)
-    assert answer.on_headers(status, JSON, "") == Let(True, "", [])
-    assert answer.on_body(b"{}", NOW + 30, end=True) == Let(False, "", [None])
+    assert answer.on_headers(status, JSON, "")
+    assert not answer.is_held
 
 
 def test_who_is_given_up_is_charged_although_its_status_says_nothing_was_done() -> None:

@@ -123,6 +123,33 @@ def test_a_breaker_that_admits_a_probe_is_in_the_chain_again() -> None:
     assert names(route.draw(0.0, breakers, 60_000)) == ["r0", "r1"]
 
 
+def test_F57_a_probe_comes_first_in_one_chain_whatever_is_drawn() -> None:
+    route = Route(model(1, 98, 1), Operation.CHAT_COMPLETIONS)
+    breakers = broken("r0")
+    chains = [names(route.draw(draw, breakers, 60_000)) for draw in (0.5, 0.5, ALMOST_ONE)]
+    assert chains == [["r0", "r1", "r2"], ["r1", "r2"], ["r2", "r1"]]
+
+
+def test_F57_a_fallback_on_trial_leads_no_chain_while_a_rule_is_left() -> None:
+    route = Route(model(1, 1, fallbacks=1), Operation.CHAT_COMPLETIONS)
+    breakers = broken("f0")
+    for _ in range(3):
+        assert names(route.draw(0.9, breakers, 60_000)) == ["r1", "r0", "f0"]
+    both = broken("r0", "r1", "f0")
+    chains = [names(route.draw(0.9, both, 60_000)) for _ in range(4)]
+    assert chains == [["r0", "r1", "f0"], ["r1", "f0"], ["f0"], []]
+
+
+@given(st.lists(st.sampled_from(["r0", "r1", "r2", "f0"])), DRAWS)
+def test_F57_the_same_seed_gives_the_same_order(is_open: list[str], draw: float) -> None:
+    route = Route(model(2, 3, 5, fallbacks=1), Operation.CHAT_COMPLETIONS)
+    once, again = (
+        [names(route.draw(draw, breakers, now)) for now in (0, 60_000, 60_001, 70_000)]
+        for breakers in (broken(*is_open), broken(*is_open))
+    )
+    assert once == again
+
+
 def test_with_every_rule_open_the_fallbacks_serve_and_with_all_open_nothing() -> None:
     route = Route(model(1, 1, fallbacks=1), Operation.CHAT_COMPLETIONS)
     assert names(route.draw(0.9, broken("r0", "r1"), 0)) == ["f0"]
@@ -199,3 +226,13 @@ def test_a_target_alone_is_one_chain_that_is_made_once() -> None:
     chains = [route.alone(each) for each in route.targets]
     assert [names(chain) for chain in chains] == [["r0"], ["r1"], ["f0"]]
     assert [route.alone(each) for each in route.targets] == chains
+
+
+def test_a_chain_has_the_longest_silence_of_its_targets() -> None:
+    rules = tuple(
+        replace(target(f"r{place}", 1), idle_timeout_ms=ms) for place, ms in enumerate((9, 3, 7))
+    )
+    route = Route(VirtualModel("m", rules, (), POLICY), Operation.CHAT_COMPLETIONS)
+    assert route.draw(0.0, Breakers(), 0).idle_timeout_ms == 9
+    assert route.draw(0.5, broken("r0"), 0).idle_timeout_ms == 7
+    assert route.draw(0.5, broken("r0", "r1", "r2"), 0).idle_timeout_ms == 0

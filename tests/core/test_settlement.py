@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 from gateway import chat
-from world import NOW, World
+from world import NOW, World, targets
 
 from extproc.core.breaker import Breakers, BreakerState
-from extproc.core.commands import Release, Settle
+from extproc.core.commands import Refuse, Release, Settle
 from extproc.core.events import Ending
 from extproc.core.gate import LEASE_MS
 from extproc.policy.snapshot import BreakerPolicy
 from extproc.values.limit import Unit
+from extproc.values.refusal import RefusalCode
 
 HAIKU = "anthropic/claude-haiku-4-5"
 POLICY = "name: b\ntype: gateway-budget-config\nbudgets:\n  - {id: all, ceiling_usd: 9, window: 1h}"
@@ -58,11 +59,11 @@ SUSPECT = {
 
 
 def proves_nothing_was_spent(ending: Ending) -> bool:
-    """No connection; or an error that the provider itself answered with."""
+    """No connection; or an error or a redirect that the provider itself answered with."""
     if ending.connect_failed:
         return True
     cut = ending.timed_out or ending.reset or ending.client_gone
-    return ending.status >= 400 and not cut
+    return ending.status >= 300 and not cut
 
 
 @pytest.mark.parametrize("report", REPORTS)
@@ -75,7 +76,7 @@ def test_every_ending_with_every_report_is_charged_as_the_rule_says(report: str)
         (command,) = world.end(ending=ending, **shipped)
         reserved = world.reservations[0]
         assert command.reservation_id == reserved.reservation_id
-        if cost is not None and ending.status < 400:
+        if cost is not None and ending.status < 300:
             assert isinstance(command, Settle), ending
             assert command.amounts == (*cost, cost[-1]), ending
         elif proves_nothing_was_spent(ending):
@@ -90,7 +91,7 @@ def test_every_ending_with_every_report_is_charged_as_the_rule_says(report: str)
 @pytest.mark.parametrize("report", SUSPECT)
 def test_F54_a_suspect_report_lowers_no_part_of_the_charge(report: str) -> None:
     world = World(POLICY)
-    for ending in (ending for ending in ENDINGS if ending.status < 400):
+    for ending in (ending for ending in ENDINGS if ending.status < 300):
         world.gate.breakers = Breakers()
         world.ask()
         (command,) = world.end(ending=ending, usage_tail=SUSPECT[report])
@@ -212,6 +213,20 @@ def test_a_messages_stream_is_charged_by_its_last_word() -> None:
     assert command.amounts == (1, 30, 23, 7, 51, 51)
 
 
+@pytest.mark.parametrize("ending", [Ending(503), Ending(200, reset=True), Ending(503, reset=True)])
+def test_F53_an_answer_that_could_not_be_translated_is_charged(ending: Ending) -> None:
+    """The provider gave it, and may bill it, whatever Envoy told the client then."""
+    for answered in (True, False):
+        world = World(POLICY)
+        world.ask()
+        attempt = world.gate.in_flight["r1"].attempts[1]
+        attempt.translated, attempt.answered = True, answered
+        (command,) = world.end(ending=ending)
+        assert isinstance(command, Settle) is (answered or ending.reset)
+        if isinstance(command, Settle):
+            assert command.amounts == world.reservations[0].amounts
+
+
 # -- what the breaker learns ----------------------------------------------------------------------
 
 
@@ -221,17 +236,30 @@ def test_a_target_fails_by_what_it_did_never_by_what_the_client_did() -> None:
         world.gate.breakers = Breakers()
         world.ask()
         world.end(ending=ending)
-        broken = HAIKU in world.gate.breakers.states()
-        bad_status = ending.status >= 500 or ending.status in (408, 429)
+        broken = HAIKU in world.gate.breakers.states(NOW)
+        bad_status = ending.status >= 500 or ending.status in (302, 408, 429)
         failed = bad_status or ending.connect_failed or ending.timed_out or ending.reset
         assert broken == (failed and not ending.client_gone), ending
+
+
+@pytest.mark.parametrize("ending", [Ending(200, timed_out=True), Ending(200, reset=True)])
+def test_F56_who_said_the_last_word_is_not_to_blame_for_a_client_that_does_not_read(
+    ending: Ending,
+) -> None:
+    world = World(POLICY)
+    world.ask()
+    world.end(ending=ending, usage_tail=openai(9, 4))
+    assert world.gate.breakers.states(NOW) == {}
+    world.ask()
+    world.end(ending=ending, **REPORTS["interim"][0])
+    assert HAIKU in world.gate.breakers.states(NOW)
 
 
 def test_failed_attempts_feed_the_breaker_of_their_own_target() -> None:
     world = World(POLICY)
     world.ask()
     world.attempt_failed(1, Ending(503))
-    assert list(world.gate.breakers.states()) == [HAIKU]
+    assert list(world.gate.breakers.states(NOW)) == [HAIKU]
 
 
 def half_open(world: World) -> Any:
@@ -239,7 +267,7 @@ def half_open(world: World) -> Any:
     breakers = world.gate.breakers
     breakers.failed(HAIKU, BreakerPolicy(1, 60_000, 1_000), NOW - 60_000)
     world.ask()
-    assert breakers.states()[HAIKU] == BreakerState.HALF_OPEN.value
+    assert breakers.states(NOW)[HAIKU] == BreakerState.HALF_OPEN.value
     return breakers
 
 
@@ -255,4 +283,42 @@ def test_a_client_that_leaves_before_the_answer_closes_no_breaker() -> None:
     world = World(POLICY)
     breakers = half_open(world)
     world.end(ending=Ending(0, client_gone=True))
-    assert breakers.states()[HAIKU] == BreakerState.HALF_OPEN.value
+    assert breakers.states(NOW)[HAIKU] == BreakerState.HALF_OPEN.value
+
+
+@pytest.mark.parametrize("status", [429, 503, 529])
+def test_F53_a_target_that_said_for_how_long_is_left_alone_below_any_threshold(
+    status: int,
+) -> None:
+    world = World(POLICY)
+    world.ask()
+    world.attempt_failed(1, Ending(status, rest_ms=7_000))
+    assert world.gate.breakers.states(NOW) == {HAIKU: "resting"}
+    assert targets(world.ask())[0] != HAIKU
+    assert HAIKU in targets(world.ask(now=NOW + 7_000))
+
+
+def test_F53_the_requests_own_log_may_be_first_to_say_it() -> None:
+    world = World(POLICY)
+    world.ask()
+    world.end(ending=Ending(429, rest_ms=7_000))
+    assert world.attempt_failed(1, Ending(429, rest_ms=7_000)) == []
+    assert world.gate.breakers.states(NOW) == {HAIKU: "resting"}
+
+
+def test_F53_a_client_that_left_says_nothing_about_the_target() -> None:
+    world = World(POLICY)
+    world.ask()
+    world.end(ending=Ending(429, client_gone=True, rest_ms=7_000))
+    assert world.gate.breakers.all_closed
+
+
+def test_F53_with_every_target_at_rest_the_shortest_wait_is_told_and_nobody_asked() -> None:
+    world = World(POLICY)
+    chain = targets(world.ask())
+    for place, name in enumerate(chain):
+        world.gate.breakers.rest(name, 9_000 + 1_000 * place, NOW)
+    refused = world.ask()
+    assert isinstance(refused, Refuse)
+    assert refused.refusal.code is RefusalCode.NO_HEALTHY_TARGET
+    assert refused.refusal.retry_after_s == 9

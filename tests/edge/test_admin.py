@@ -28,7 +28,7 @@ from extproc.ledger.embedded import EmbeddedLedger
 from extproc.ledger.emergency import EmergencyLedger
 from extproc.ledger.journal import Journal
 from extproc.policy.compiler import compile_folder
-from extproc.policy.snapshot import Finding, Kill, PolicySnapshot
+from extproc.policy.snapshot import BreakerPolicy, Finding, Kill, PolicySnapshot
 from extproc.values.envelope import Envelope
 
 VELOCITY = """
@@ -153,6 +153,26 @@ def test_velocity_breakers_are_shown_and_counted(get, sidecar: Sidecar) -> None:
     body = get("/metrics")[2]
     assert b'\ntokenweir_velocity_trips_total{rule="fast"} 1.0\n' in body
     assert b'\ntokenweir_velocity_open{rule="fast"} 1.0\n' in body
+
+
+def test_the_state_of_every_target_is_shown(get, sidecar: Sidecar) -> None:
+    now_ms = sidecar.clock.now_ms()
+    once = BreakerPolicy(failure_threshold=1)
+    sidecar.gate.breakers.failed("anthropic/claude-haiku-4-5", once, now_ms)
+    sidecar.gate.breakers.rest("openai/gpt-4o-mini", 50_000, now_ms)
+    sidecar.gate.breakers.failed("gone/since", once, now_ms)
+    lines = get("/metrics")[2].decode().splitlines()
+    found = {line for line in lines if line.startswith("tokenweir_target_state{") and "1.0" in line}
+    assert found == {
+        f'tokenweir_target_state{{state="{state}",target="{target}"}} 1.0'
+        for target, state in {
+            "anthropic/claude-haiku-4-5": "open",
+            "bedrock/anthropic.claude-haiku-4-5": "closed",
+            "openai/gpt-4o-mini": "resting",
+            "vertex/gemini-2.0-flash": "closed",
+        }.items()
+    }
+    assert get("/policy")[2]["breakers"]["openai/gpt-4o-mini"] == "resting"
 
 
 def test_the_kill_switch_is_counted(get, sidecar: Sidecar) -> None:

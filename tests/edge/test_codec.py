@@ -50,7 +50,7 @@ def test_a_forward_says_where_to_go_and_in_which_order() -> None:
     sent = headers(answer.request_body.response.header_mutation)
     assert sent[":path"] == b"/anthropic/openai/v1/chat/completions"
     assert sent[":authority"] == b"127.0.0.1:9"
-    assert sent["x-tw-decided"] == b"1"
+    assert sent["x-tw-decided"] == b"300000"
     assert sent["x-envoy-max-retries"] == b"3"
     assert sent["x-envoy-upstream-rq-per-try-timeout-ms"] == b"2000"
     verdict = answer.dynamic_metadata["tokenweir"]
@@ -210,3 +210,25 @@ def test_an_answers_head_is_its_status_its_type_and_what_aws_calls_an_error() ->
     assert (status, content_type) == (429, "application/json")
     assert error_name.startswith("ThrottlingException:")
     assert codec.decode_answer_headers(pb.HttpHeaders()) == (0, "", "")
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 408, 429, 500, 502, 503, 504, 529])
+@pytest.mark.parametrize("flagged", [False, True])
+def test_F53_a_wait_is_read_with_the_statuses_that_are_about_the_provider(
+    status: int, flagged: bool
+) -> None:
+    entry = pb.HttpAccessLogEntry()
+    entry.response.response_code.value = status
+    entry.common_properties.response_flags.upstream_overflow = flagged
+    for text, wait_ms in ((None, 0), (b"7", 7_000), (b"\xff\xfe", 0)):
+        if text is not None:
+            entry.response.response_headers["retry-after"] = text
+        expected = wait_ms if status in (429, 503, 529) else 0
+        assert codec.decode_request_ended(entry, 0).ending.rest_ms == expected
+        assert codec.decode_attempt_failed(entry, 0).ending.rest_ms == expected
+        entry.response.response_code_details = "tokenweir_refused"  # our own word, no provider's
+        assert codec.decode_request_ended(entry, 0).ending.rest_ms == 0
+        entry.response.response_code_details = "via_upstream"
+    # What the library wrote as text reads the same: it is one on the wire.
+    again = pb.HttpAccessLogEntry.FromString(entry.SerializeToString())
+    assert again.response.response_headers["retry-after"] == b"\xff\xfe"

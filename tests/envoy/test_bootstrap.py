@@ -35,7 +35,7 @@ def test_no_number_of_live_streams_trips_a_breaker_to_the_sidecar(rig) -> None:
     text = rig.admin("/clusters")
     names = {line.split("::")[0] for line in text.splitlines() if line.startswith("tokenweir_")}
     names.discard("tokenweir_dead")
-    assert len(names) == 3
+    assert len(names) == 4
     for name in names:
         for limit in ("connections", "pending_requests", "requests", "retries"):
             line = f"{name}::default_priority::max_{limit}::4294967295"

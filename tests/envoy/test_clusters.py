@@ -48,12 +48,6 @@ def test_F53_an_answer_to_the_callers_mistake_is_not_retried(rig, status: int) -
     assert rig.providers["p2"].requests == []
 
 
-def test_F53_a_redirect_is_not_followed(rig) -> None:
-    rig.providers["p1"].respond = answer(status=302)
-    assert rig.post(["p1", "p2"]).status_code == 302
-    assert rig.providers["p2"].requests == []
-
-
 def test_a_chain_ends_with_the_last_targets_own_answer(rig) -> None:
     for number, provider in enumerate(rig.providers.values()):
         provider.respond = answer(b'{"who": %d}' % number, 503)

@@ -135,7 +135,8 @@ class MessageStreamReader(SseStreamReader):
             events.append(Delta(part, text))
 
     def _message_delta(self, event: Json, events: list[Event]) -> None:
-        for key, value in (event.get("usage") or {}).items():
+        counts = event.get("usage") or {}
+        for key, value in counts.items():
             before = self._usage.get(key)
             if type(value) is int and type(before) is int and value < before:
                 self._shrunk = True  # totals only grow
@@ -147,6 +148,8 @@ class MessageStreamReader(SseStreamReader):
         if (event.get("usage") or {}).get("output_tokens") is None:
             self._usage.pop("output_tokens", None)  # what the start said of it was a beginning
         self._stopped = True
+        if type(counts.get("output_tokens")) is not int:
+            self._shrunk = True  # what was told at the start is no count of the answer
         events.append(
             Stopped(
                 stop_of(delta["stop_reason"]),

@@ -136,7 +136,8 @@ def _turn(turn: Turn, where: str) -> list[Json]:
             items.append(item)
         elif isinstance(part, Text | Refused) and turn.role is Role.ASSISTANT:
             # As plain text: what OpenAI's own messages hold beside it, others do not have.
-            items.append({"type": "message", "role": "assistant", "content": part.text})
+            if part.text:
+                items.append({"type": "message", "role": "assistant", "content": part.text})
         elif not isinstance(part, Thinking):
             content = _content(part, where)
             last = items[-1] if items else {}

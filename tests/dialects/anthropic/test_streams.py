@@ -136,6 +136,17 @@ def test_a_stream_that_is_cut_says_so() -> None:
     assert read(without_stop)[-1] == Ended(FINAL)
 
 
+@pytest.mark.parametrize("usage", [None, {}, {"output_tokens": None}, {"input_tokens": 3}])
+def test_F54_what_was_counted_at_the_start_is_no_count_of_the_answer(usage: Any) -> None:
+    """A start says one token or so: an answer of thousands would be settled at that."""
+    last = event("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
+    data = start() + last + event("message_stop")
+    *_, stopped, ended = read(data)
+    assert isinstance(stopped, Stopped)
+    assert stopped.usage is None
+    assert ended == Ended(None)
+
+
 def test_an_error_inside_the_stream_ends_it() -> None:
     error = {"type": "overloaded_error", "message": "busy"}
     events = read(start(), event("error", error=error), event("message_stop"))

@@ -169,6 +169,11 @@ def test_ids_results_and_thoughts_are_those_that_openai_takes() -> None:
     assert result["output"] == ""
 
 
+def test_a_thought_with_nothing_but_blank_text_after_it_is_left_out() -> None:
+    thought = Thinking("hm", sealed("openai", "hm"), Vendor.OPENAI)
+    assert len(strictly(user(Text("x")), assistant(thought, Text("")))["input"]) == 1
+
+
 @pytest.mark.parametrize("model", ["gpt-5", "o3", "gpt-5.1"])
 def test_sampling_and_efforts_are_those_of_the_model(model: str) -> None:
     fields: dict[str, Any] = {"thinking": ThinkingWish("effort", effort="low"), "temperature": 0.2}

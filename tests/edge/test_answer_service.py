@@ -1,0 +1,149 @@
+"""Answers on their way out: whose are translated, whose go on as they are, whose are cut."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gateway import chat
+from world import NOW, World
+
+from extproc.core.attempt import AttemptMachine
+from extproc.core.events import AttemptStarted
+from extproc.edge.answer_service import AnswerService
+from extproc.edge.metrics import Metrics
+from extproc.pb import extproc_pb2 as pb
+
+FOREIGN = """
+name: more
+type: gateway-config
+providers: {foreign: {dialect: anthropic, base_url: "https://f.invalid"}}
+prices:
+  - {provider: foreign, model: claude-haiku-4-5, input_usd_per_mtok: 1, output_usd_per_mtok: 5}
+---
+name: claude
+type: gateway-load-balancing-config
+rules:
+  - {id: c, target: {provider: foreign, model: claude-haiku-4-5}}
+"""
+DOCUMENT = {
+    "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-haiku-4-5",
+    "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn",
+    "stop_sequence": None, "usage": {"input_tokens": 3, "output_tokens": 1},
+}  # fmt: skip
+
+
+class FakeStream:
+    """Collects what is sent."""
+
+    def __init__(self) -> None:
+        self.state: Any = None
+        self.sent: list[pb.ProcessingResponse] = []
+        self.ended = self.failed = False
+
+    def send(self, message: bytes, *, end: bool = False) -> None:
+        assert not self.ended
+        self.sent.append(pb.ProcessingResponse.FromString(message))
+        self.ended = end
+
+    def fail(self) -> None:
+        self.failed = True
+
+
+class Rig:
+    """One request that was sent to Claude, and what Envoy says of its answer."""
+
+    def __init__(self) -> None:
+        self.world = World(FOREIGN)
+        first = self.world.ask(chat(model="claude"))
+        target = first.chain.targets[0]
+        started = AttemptStarted("r1", 1, target.clusters[first.chain.operation])
+        AttemptMachine(self.world.gate, started).on_body(first.body, NOW)
+        self.metrics = Metrics()
+        sidecar: Any = SimpleNamespace(gate=self.world.gate, metrics=self.metrics)
+        self.service = AnswerService(sidecar)
+        self.stream = FakeStream()
+
+    def headers(
+        self, request_id: str = "r1", details: str = "via_upstream", *, end: bool = False
+    ) -> None:
+        message = pb.ProcessingRequest()
+        fields = message.attributes["envoy.filters.http.ext_proc"].fields
+        fields["request.id"].string_value = request_id
+        fields["response.code_details"].string_value = details
+        found = message.response_headers
+        found.end_of_stream = end
+        found.headers.headers.add(key=":status", raw_value=b"200")
+        found.headers.headers.add(key="content-type", raw_value=b"application/json")
+        self.service.message(self.stream, message.SerializeToString())
+
+    def body(self, data: bytes, *, end: bool) -> None:
+        message = pb.ProcessingRequest()
+        message.response_body.body = data
+        message.response_body.end_of_stream = end
+        self.service.message(self.stream, message.SerializeToString())
+
+
+def test_a_translated_attempts_answer_is_translated() -> None:
+    rig = Rig()
+    rig.headers()
+    assert not rig.stream.ended
+    data = json.dumps(DOCUMENT).encode()
+    rig.body(data[:40], end=False)
+    rig.body(data[40:], end=True)
+    bodies = [m.response_body.response.body_mutation.body for m in rig.stream.sent[1:]]
+    assert bodies[0] == b""
+    assert json.loads(bodies[1])["choices"][0]["message"]["content"] == "Hi"
+    assert rig.stream.ended
+    attempt = rig.world.gate.in_flight["r1"].attempts[1]
+    assert attempt.reported is not None
+    assert attempt.answered
+
+
+@pytest.mark.parametrize("details", ["tokenweir_refused", "upstream_reset", ""])
+def test_what_envoy_or_we_answered_goes_on_as_it_is(details: str) -> None:
+    rig = Rig()
+    rig.headers(details=details)
+    (message,) = rig.stream.sent
+    assert not message.response_headers.response.header_mutation.set_headers
+    assert rig.stream.ended
+    assert not rig.world.gate.in_flight["r1"].attempts[1].answered
+
+
+def test_an_attempt_in_the_callers_own_dialect_goes_on_as_it_is() -> None:
+    rig = Rig()
+    rig.world.gate.in_flight["r1"].attempts[1].translation = None
+    rig.headers()
+    assert rig.stream.ended
+    assert len(rig.stream.sent) == 1
+
+
+def test_an_answer_that_nobody_knows_is_cut() -> None:
+    rig = Rig()
+    rig.headers("r2")
+    assert rig.stream.failed
+    assert rig.stream.sent == []
+
+
+def test_what_cannot_be_read_is_cut_and_counted() -> None:
+    rig = Rig()
+    rig.headers()
+    rig.body(b"<html>", end=True)
+    assert rig.stream.failed
+    assert len(rig.stream.sent) == 1
+    assert rig.metrics.untranslatable_answers == 1
+
+
+def test_messages_out_of_order_are_cut() -> None:
+    rig = Rig()
+    rig.body(b"{}", end=True)
+    assert rig.stream.failed
+    again = Rig()
+    again.headers()
+    again.headers()
+    assert again.stream.failed
+    again.service.closed(again.stream)
+    assert again.stream.state is None
+    again.service.before_write()
