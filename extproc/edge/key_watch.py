@@ -24,6 +24,8 @@ from extproc.policy.snapshot import PolicySnapshot
 _log = logging.getLogger(__name__)
 
 LOOK_S = 0.25
+LEFT_OUT_EARLY_MS = 500
+"""Before a token's end: two looks, so that no request is on its way when Envoy loses it."""
 
 Stamp = tuple[int, int, int]
 """Inode, size, and time of the last change."""
@@ -83,9 +85,10 @@ class KeyWatch:
         }
         states = {each: read_token_state(self._settings.tokens, each) for each in key_files}
         metrics.google_tokens = {each: _metric(state, now_ms) for each, state in states.items()}
-        good = frozenset(k for k, state in states.items() if state.expires_at_ms > now_ms)
+        last_ms = now_ms + LEFT_OUT_EARLY_MS
+        good = frozenset(k for k, state in states.items() if state.expires_at_ms > last_ms)
         for each in sorted(gate.tokens & key_files - good):
-            _log.warning("the Google token of %s expired: its targets are left out", each)
+            _log.warning("the Google token of %s expires: its targets are left out", each)
         for each in sorted(good - gate.tokens):
             _log.info("there is a Google token for %s", each)
         gate.know_tokens(good)
