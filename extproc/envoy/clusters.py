@@ -14,8 +14,9 @@ import ipaddress
 import re
 from typing import Any
 
-from extproc.envoy.ext_proc import attempt_filter, translating_filter
+from extproc.envoy.ext_proc import attempt_filter, listing_filter, translating_filter
 from extproc.envoy.settings import GatewaySettings
+from extproc.policy.mcp_server import McpServer
 from extproc.policy.snapshot import CredentialRef, Endpoint, PolicySnapshot, Target
 from extproc.values.dialect import Dialect
 from extproc.values.wire_names import METADATA
@@ -29,6 +30,12 @@ MAX_ATTEMPTS = 8
 """Attempts of one request that the upstream stage is attached to. Chains are shorter."""
 DEAD_CLUSTER = "tokenweir_dead"
 
+_UPSTREAM_CODEC: Json = {
+    "name": "envoy.filters.http.upstream_codec",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+    },
+}
 _BEARER = ("authorization", "Bearer ")
 _CREDENTIAL_HEADER = {
     Dialect.OPENAI: _BEARER,
@@ -57,6 +64,10 @@ def clusters(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
                 else:
                     stage = attempt_filter(MAX_ATTEMPTS)
                 found[name] = _wrapper(name, target, endpoint, stage, settings)
+    for server in snapshot.mcp_servers.values():
+        found[server.endpoint.cluster] = _mcp_server(server, [], settings)
+        listing = [listing_filter()]
+        found[server.listing_cluster] = _mcp_server(server, listing, settings)
     return list(found.values())
 
 
@@ -108,15 +119,7 @@ def _wrapper(
             filters.append(_signer(endpoint))
         else:
             filters.append(_injector(credential, endpoint, settings))
-    filters.append(
-        {
-            "name": "envoy.filters.http.upstream_codec",
-            "typed_config": {
-                "@type": "type.googleapis.com/"
-                "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
-            },
-        }
-    )
+    filters.append(_UPSTREAM_CODEC)
     return {
         "name": name,
         "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
@@ -133,15 +136,32 @@ def _wrapper(
                 ],
             },
         },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/"
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http_protocol_options": {}},
-                "http_filters": filters,
-            }
-        },
+        "typed_extension_protocol_options": _protocol_options(filters),
     }
+
+
+def _protocol_options(filters: list[Json]) -> Json:
+    return {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http_protocol_options": {}},
+            "http_filters": filters,
+        }
+    }
+
+
+def _mcp_server(server: McpServer, stages: list[Json], settings: GatewaySettings) -> Json:
+    """No wrapper: one server, one attempt."""
+    filters = list(stages)
+    if server.credential is not None:
+        filters.append(_injector(server.credential, server.endpoint, settings))
+    cluster = _endpoint(server.endpoint, settings)
+    if stages:
+        cluster["name"] = server.listing_cluster
+        cluster["load_assignment"]["cluster_name"] = server.listing_cluster
+    filters.append(_UPSTREAM_CODEC)
+    cluster["typed_extension_protocol_options"] = _protocol_options(filters)
+    return cluster
 
 
 def _signer(endpoint: Endpoint) -> Json:

@@ -110,6 +110,18 @@ def translating_filter() -> Json:
     }
 
 
+def listing_filter() -> Json:
+    """On the cluster that lists of tools come from: who asked, then the answer as it comes."""
+    common = _common(ATTEMPT_CLUSTER)
+    common["processing_mode"] = {
+        "request_header_mode": "SEND",
+        "request_body_mode": "NONE",
+        "response_header_mode": "SEND",
+        "response_body_mode": "STREAMED",
+    }
+    return {"name": "envoy.filters.http.ext_proc", "typed_config": {"@type": _TYPE, **common}}
+
+
 def _common(cluster: str) -> Json:
     return {
         "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "timeout": "300s"},

@@ -43,7 +43,7 @@ def discovery_response(kind: str, resources: list[Json]) -> tuple[str, bytes]:
 def _secrets(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
     references = {
         provider.credential for provider in snapshot.providers.values() if provider.credential
-    }
+    } | {server.credential for server in snapshot.mcp_servers.values() if server.credential}
     return [_secret(ref) for ref in sorted(references, key=secret_name)]
 
 

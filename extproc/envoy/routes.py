@@ -10,8 +10,8 @@ from typing import Any
 
 from extproc.envoy.clusters import DEAD_CLUSTER
 from extproc.policy.snapshot import PolicySnapshot
-from extproc.values.dialect import OPERATION_BY_PATH
-from extproc.values.wire_names import ANSWER_HEADERS, DECIDED_HEADER, METADATA
+from extproc.values.dialect import MCP_PREFIX, OPERATION_BY_PATH
+from extproc.values.wire_names import ANSWER_HEADERS, DECIDED_HEADER, MCP_CALLER, METADATA
 from extproc.wire.headers import CREDENTIAL_HEADERS, HeaderNames
 
 Json = dict[str, Any]
@@ -20,6 +20,9 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 """The largest request that Anthropic and OpenAI accept; Claude Code sends megabytes."""
 IDLE_TIMEOUT_S = 300
 """A provider silent for five minutes is gone; clients abort then too."""
+MCP_IDLE_TIMEOUT_S = 3_600
+"""A tool may work for long, and the stream on which a server speaks first may have nothing to say.
+Clients whose stream is cut take it up again."""
 RETRIABLE_STATUS_CODES = (408, 429, 529)
 """With 5xx: the target cannot serve now, another one may."""
 ROUTE_TABLE = "tokenweir"
@@ -49,6 +52,7 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
         "x-envoy-external-address",
     ]
     decided = _decided_route(stripped)
+    to_mcp = _mcp_route(stripped)
     waiting = [
         {
             "name": f"undecided {path}",
@@ -58,6 +62,17 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
         }
         for path in OPERATION_BY_PATH
     ]
+    waiting.append(
+        {
+            "name": "undecided MCP",
+            "match": {"prefix": MCP_PREFIX},
+            "route": {
+                "cluster": DEAD_CLUSTER,
+                "timeout": "0s",
+                "idle_timeout": f"{MCP_IDLE_TIMEOUT_S}s",
+            },
+        }
+    )
     return {
         "name": ROUTE_TABLE,
         "virtual_hosts": [
@@ -66,7 +81,7 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
                 "domains": ["*"],
                 "include_request_attempt_count": True,
                 "request_body_buffer_limit": MAX_BODY_BYTES,
-                "routes": [decided, *waiting],
+                "routes": [to_mcp, decided, *waiting],
             }
         ],
     }
@@ -92,21 +107,7 @@ def _decided_route(stripped: list[str]) -> Json:
         "response_headers_to_remove": list(ANSWER_HEADERS.values()),
         "response_headers_to_add": _answer_headers(),
         "route": {
-            "inline_cluster_specifier_plugin": {
-                "extension": {
-                    "name": "envoy.router.cluster_specifier_plugin.priority_group",
-                    "typed_config": {
-                        "@type": _PRIORITY_GROUP,
-                        "override_metadata_namespace": METADATA,
-                        "priority_groups": [
-                            {
-                                "name": "none",
-                                "clusters": [{"cluster_name": DEAD_CLUSTER, "weight": 1}],
-                            }
-                        ],
-                    },
-                }
-            },
+            "inline_cluster_specifier_plugin": _decided_clusters(),
             "timeout": "0s",
             "idle_timeout": f"{IDLE_TIMEOUT_S}s",
             "retry_policy": {
@@ -118,6 +119,39 @@ def _decided_route(stripped: list[str]) -> Json:
                 "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
             },
         },
+    }
+
+
+def _mcp_route(stripped: list[str]) -> Json:
+    """The only route to an MCP server. Nothing is tried again: a call of a tool may have done its
+    work already."""
+    decided = _decided_route(stripped)
+    header = {"name": DECIDED_HEADER, "string_match": {"exact": MCP_CALLER}}
+    return {
+        **decided,
+        "name": "decided MCP",
+        "match": {"prefix": "/", "headers": [header]},
+        "route": {
+            "inline_cluster_specifier_plugin": _decided_clusters(),
+            "timeout": "0s",
+            "idle_timeout": f"{MCP_IDLE_TIMEOUT_S}s",
+        },
+    }
+
+
+def _decided_clusters() -> Json:
+    """Those that the sidecar named; without its word a closed port."""
+    return {
+        "extension": {
+            "name": "envoy.router.cluster_specifier_plugin.priority_group",
+            "typed_config": {
+                "@type": _PRIORITY_GROUP,
+                "override_metadata_namespace": METADATA,
+                "priority_groups": [
+                    {"name": "none", "clusters": [{"cluster_name": DEAD_CLUSTER, "weight": 1}]}
+                ],
+            },
+        }
     }
 
 
