@@ -1,13 +1,13 @@
-"""One question about this repository, answered twice: with all of its source in the prompt, and with
-two tools to search and read it. Prints what either costs.
+"""One question about this repository, answered twice: with all of its source in the prompt, and
+with two tools to search and read it. Prints what either costs.
 
     make example-retrieval
     python examples/retrieval_vs_stuffing/compare.py [--json]
 
 Both go through a real gateway. Tokens are what the provider reports, dollars what the gateway's
-ledger has booked at list prices. The demo provider has no mind of its own, so the tool calls are the
-ones below, in the order in which an agent makes them; that the answer stands in what was read is
-checked, for both.
+ledger has booked at list prices. The demo provider has no mind of its own, so the tool calls are
+the ones below, in the order in which an agent makes them; that the answer stands in what was read
+is checked, for both.
 """
 
 from __future__ import annotations

@@ -14,13 +14,8 @@ COMPARE = ROOT / "examples" / "retrieval_vs_stuffing" / "compare.py"
 
 def test_retrieval_costs_a_fraction_of_stuffing() -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, COMPARE, "--json"],
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, COMPARE, "--json"]
+    run = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     stuffing, retrieval = json.loads(run.stdout)
     assert (stuffing["model_calls"], retrieval["model_calls"]) == (1, 3)
