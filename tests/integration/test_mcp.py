@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from gateway import HEADERS, Gateway, base_policy
 from mcp import MCPError
 from mcp_rig import ToolServer, client_of, run
+from redis_server import running_redis
 
 LIMITS = """
 name: tools
@@ -348,3 +351,37 @@ def test_a_saved_allow_list_takes_effect(servers: dict[str, ToolServer], tmp_pat
         assert call.json()["id"] == 7
     finally:
         assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("store", ["embedded", "redis"])
+def test_a_hundred_calls_at_once_pass_no_limit(
+    servers: dict[str, ToolServer], tmp_path: Path, store: str
+) -> None:
+    """The promise that money is held to, for calls: what is admitted never exceeds the limit."""
+    behind = servers["json"]
+    with contextlib.ExitStack() as stack:
+        more: list[str] = []
+        if store == "redis":
+            redis = stack.enter_context(running_redis(tmp_path / "redis"))
+            more = ["--store", redis.url]
+        gateway = Gateway(tmp_path / "gateway", files(servers, session=30), *more).start()
+        before = len(behind.calls)
+        try:
+            hello = {"protocolVersion": "2025-11-25", "capabilities": {}}
+            hello["clientInfo"] = {"name": "race", "version": "1"}
+            greeted = post(gateway, message("initialize", **hello), **session("race"))
+            headers = {**session("race"), "mcp-session-id": greeted.headers["mcp-session-id"]}
+            post(gateway, {"jsonrpc": "2.0", "method": "notifications/initialized"}, **headers)
+
+            def ask(number: int) -> bool:
+                call = message("tools/call", name="search", arguments={"query": str(number)})
+                answer = post(gateway, {**call, "id": number}, **headers).json()
+                return not answer["result"].get("isError", False)
+
+            with ThreadPoolExecutor(16) as pool:
+                admitted = sum(pool.map(ask, range(100)))
+            assert admitted == 30
+            assert len(behind.calls) - before == 30
+            assert gateway.settled("credential-calls/tool_calls@app") == 30
+        finally:
+            assert gateway.stop() == 0

@@ -28,7 +28,7 @@ class ToolServer:
         """Method and headers of each HTTP request."""
         app = self._tools().streamable_http_app(json_response=json_response)
         config = uvicorn.Config(
-            self._watched(app), host="127.0.0.1", port=0, log_level="error", lifespan="on"
+            self._watched(app), host="127.0.0.1", port=0, log_level="critical", lifespan="on"
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
