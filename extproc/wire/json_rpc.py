@@ -38,8 +38,16 @@ MIRRORED = ("mcp-method", "mcp-name")
 """Headers that repeat the body (since 2026-07-28), for those who do not read bodies."""
 SESSION_HEADER = "mcp-session-id"
 
-_KEYS = ("jsonrpc", "id", "method", "params", "result", "error")
-_PARAMS = ("name", "arguments", "task", "_meta")
+_STATE = ("requestState", "inputResponses")
+"""Of a call that goes on after the server asked something back."""
+
+
+def _folded(*keys: str) -> dict[str, str]:
+    return {key.casefold(): key for key in keys}
+
+
+_KEYS = _folded("jsonrpc", "id", "method", "params", "result", "error")
+_PARAMS = _folded("name", "arguments", "task", "_meta", *_STATE)
 _WHITESPACE = b" \t\n\r"
 _decode_any = msgspec.json.Decoder().decode
 
@@ -67,6 +75,8 @@ class Message(NamedTuple):
     """Of ``tools/call``."""
     arguments: bytes = b""
     """Of ``tools/call``, as JSON; empty for none."""
+    state: bytes = b""
+    """Of a call that goes on: what tells it from its beginning."""
 
 
 def parse_message(body: bytes) -> Message:
@@ -96,7 +106,8 @@ def parse_message(body: bytes) -> Message:
     params = split_object(message.raw("params") or b"", "params")
     _check_keys(params, _PARAMS)
     tool = _text(params, "name", MAX_TOOL_CHARACTERS)
-    return Message(request_id, method, tool, params.raw("arguments") or b"")
+    state = b"".join([params.raw(key) or b"" for key in _STATE])
+    return Message(request_id, method, tool, params.raw("arguments") or b"", state)
 
 
 def check_mirrored(message: Message, headers: Iterable[tuple[str, bytes]]) -> None:
@@ -123,9 +134,8 @@ def digest_of(message: Message) -> bytes:
         # What cannot be read as JSON is compared by its bytes.
         with contextlib.suppress(msgspec.DecodeError, RecursionError):
             arguments = msgspec.json.encode(_decode_any(arguments or b"{}"), order="sorted")
-    return hashlib.blake2b(
-        message.tool.encode() + b"\0" + arguments, digest_size=16, usedforsecurity=False
-    ).digest()
+    text = b"\0".join((message.tool.encode(), arguments, message.state))
+    return hashlib.blake2b(text, digest_size=16, usedforsecurity=False).digest()
 
 
 # -- answers --------------------------------------------------------------------------------------
@@ -166,10 +176,11 @@ def _answer(message_id: bytes | None, kind: bytes, value: object) -> bytes:
 # -- fields ---------------------------------------------------------------------------------------
 
 
-def _check_keys(found: JsonObject, known: tuple[str, ...]) -> None:
+def _check_keys(found: JsonObject, known: dict[str, str]) -> None:
     for key in found.values:
-        if key not in known and key.casefold() in known:
-            raise WireError(f"A key differs from {key.casefold()} in its letters only.")
+        meant = known.get(key.casefold())
+        if meant is not None and meant != key:
+            raise WireError(f"A key differs from {meant} in its letters only.")
 
 
 def _id(message: JsonObject) -> bytes | None:

@@ -47,6 +47,10 @@ mcp_servers:
     tools: {{allow: [search, "read_*", slow, announce], deny: [read_secret]}}
   down:
     url: "http://127.0.0.1:1/mcp"
+  keyed:
+    url: "{json}"
+    credential: "file:{key}"
+    tools: {{deny: [delete_file]}}
 """
 BUDGET = """
 name: money
@@ -67,8 +71,10 @@ def servers() -> Iterator[dict[str, ToolServer]]:
         server.stop()
 
 
-def files(servers: dict[str, ToolServer], session: int = 1000) -> dict[str, str]:
-    urls = {name: server.url for name, server in servers.items()}
+def files(
+    servers: dict[str, ToolServer], session: int = 1000, key: str = "/nowhere"
+) -> dict[str, str]:
+    urls = {name: server.url for name, server in servers.items()} | {"key": key}
     return base_policy(
         mcp=SERVERS.format(**urls), limits=LIMITS.format(session=session), budget=BUDGET
     )
@@ -78,7 +84,9 @@ def files(servers: dict[str, ToolServer], session: int = 1000) -> dict[str, str]
 def gateway(
     servers: dict[str, ToolServer], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
-    gateway = Gateway(tmp_path_factory.mktemp("mcp"), files(servers)).start()
+    key = tmp_path_factory.mktemp("keys") / "key"
+    key.write_text("server-secret")
+    gateway = Gateway(tmp_path_factory.mktemp("mcp"), files(servers, key=str(key))).start()
     yield gateway
     assert gateway.stop() == 0
 
@@ -176,6 +184,24 @@ def test_a_session_is_ended_at_its_server(gateway: Gateway, servers: dict[str, T
     assert sent[-1][0] == "DELETE"
     assert len({h["mcp-session-id"] for _, h in sent if "mcp-session-id" in h}) == 1
     assert all("mcp-protocol-version" in h for method, h in sent if method != "POST")
+
+
+def test_a_server_gets_its_own_credential_and_nobodys_else(
+    gateway: Gateway, servers: dict[str, ToolServer]
+) -> None:
+    before = len(servers["json"].requests)
+
+    async def talk() -> None:
+        async with client_of(f"{gateway.url}/mcp/keyed") as client:
+            assert "delete_file" not in {tool.name for tool in (await client.list_tools()).tools}
+            await client.call_tool("search", {"query": "keyed"})
+
+    run(talk)
+    sent = servers["json"].requests[before:]
+    assert len(sent) >= 2
+    assert {headers["authorization"] for _, headers in sent} == {"Bearer server-secret"}
+    gateway_files = [path for path in gateway.state.rglob("*") if path.is_file()]
+    assert not any(b"server-secret" in path.read_bytes() for path in gateway_files)
 
 
 def test_a_tool_that_is_not_allowed_is_unknown(

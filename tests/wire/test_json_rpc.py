@@ -29,7 +29,7 @@ def call(**fields: Any) -> bytes:
 
 def test_a_call_of_a_tool() -> None:
     message = parse_message(call(id="a\u00e9", params={"name": "t", "arguments": {"b": [1, 2]}}))
-    assert message == (b'"a\\u00e9"', "tools/call", "t", b'{"b": [1, 2]}')
+    assert message == (b'"a\\u00e9"', "tools/call", "t", b'{"b": [1, 2]}', b"")
     assert parse_message(call()) == Message(b"1", "tools/call", "search", b"")
 
 
@@ -78,6 +78,7 @@ AMBIGUOUS = {
     "name twice, once escaped": call().replace(b'"name"', b'"name": "a", "n\\u0061me"'),
     "Method": call(method="ping", Method="tools/call"),
     "a key with a long s": call().replace(b'"params"', b'"param\\u017f":{},"params"'),
+    "requeststate": call(params={"name": "search", "requeststate": "s"}),
     "NAME": call(params={"name": "search", "NAME": "delete"}),
     "Arguments": call(params={"name": "search", "Arguments": {}}),
 }
@@ -123,6 +124,8 @@ def test_calls_that_ask_for_the_same() -> None:
     others = [b'{"a":1}', b'{"a":2}', b'{"a":"1"}', b'{"a":[1]}', b'{"b":1}']
     assert len({digest(arguments) for arguments in others}) == len(others)
     assert digest(b"{}", "t") != digest(b"{}", "u")
+    going_on = call(params={"name": "t", "requestState": "s1", "inputResponses": {"a": 1}})
+    assert digest_of(parse_message(going_on)) != digest(b"")
     long = b'{"a":"%b","b":1}' % (b"x" * MAX_NORMALISED_BYTES)
     assert digest(long) == digest(long)
     assert digest(b"[" * 5_000) == digest(b"[" * 5_000)
