@@ -131,7 +131,8 @@ end
 
 function envoy_on_response(handle)
   local verdict = handle:streamInfo():dynamicMetadata():get("tokenweir")
-  if not (verdict and verdict.ok) then return end
+  -- What tools answer is nobody's usage.
+  if not (verdict and verdict.ok) or verdict.caller == "mcp" then return end
   local headers = handle:headers()
   local kind = headers:get("content-type") or ""
   if find(kind, "text/event-stream", 1, true) then

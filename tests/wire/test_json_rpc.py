@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mcp_types import CallToolResult, JSONRPCError, JSONRPCResponse, jsonrpc_message_adapter
 
 from extproc.values.refusal import Refusal, RefusalCode
@@ -88,6 +90,25 @@ AMBIGUOUS = {
 def test_what_two_parsers_could_read_differently(body: bytes) -> None:
     with pytest.raises(WireError):
         parse_message(body)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_whatever_comes_is_read_or_refused(data: st.DataObject) -> None:
+    body = call(params={"name": "t", "arguments": {"a": [1, "\u00e9"]}})
+    at = data.draw(st.integers(0, len(body)))
+    end = data.draw(st.integers(at, min(len(body), at + 12)))
+    changed = body[:at] + data.draw(st.binary(max_size=12)) + body[end:]
+    try:
+        message = parse_message(changed)
+    except WireError as error:
+        error_message(error.refusal, None, "r", 1)
+        return
+    assert bool(message.tool) == (message.method == "tools/call")
+    digest_of(message)
+    if message.id is not None:
+        refusal = Refusal(RefusalCode.LOOP_DETECTED, "Why.")
+        json.loads(refused_result(refusal, message.id, "r", 1))
 
 
 def test_a_long_message() -> None:
