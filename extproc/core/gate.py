@@ -25,7 +25,7 @@ from extproc.core.velocity import Counted, Velocity
 from extproc.core.waiting import WaitingRoom
 from extproc.core.watched import Watched
 from extproc.core.workflows import Workflows
-from extproc.ledger.port import Account, Hold
+from extproc.ledger.port import Hold
 from extproc.policy.snapshot import Kill, Target
 from extproc.values.dialect import Operation
 from extproc.values.limit import Amounts
@@ -83,8 +83,6 @@ class OpenCall:
     """A call of a tool between its admission and its settlement: one attempt, never another."""
 
     reservation_id: str
-    generation: Generation
-    account: Account
     amounts: Amounts
 
 

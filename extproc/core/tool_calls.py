@@ -11,6 +11,7 @@ to models are booked in, under rules of their own, and dollars under the same bu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from extproc.core import refusals
 from extproc.core.callers import DERIVED_SESSION_MARK, Caller, Plan, kind_of
@@ -91,6 +92,7 @@ class ToolCallMachine:
     _plan: Plan
     _server: McpServer
     _amounts: Amounts
+    state: Literal["headers", "body", "reservation", "done"]
     _remove: Sequence[str]
 
     def __init__(self, gate: Gate) -> None:
@@ -192,9 +194,8 @@ class ToolCallMachine:
             standing = outcome.standings[0]
             estimated = self._amounts[standing.hold.limit.unit]
             return self._refuse(refusals.over_limit(standing, estimated, self._now_ms))
-        self._gate.tool_calls[self.request_id] = OpenCall(
-            self.request_id + "/1", self._generation, self._plan.account, self._amounts
-        )
+        call = OpenCall(self.request_id + "/1", self._amounts)
+        self._gate.tool_calls[self.request_id] = call
         self._digest = None  # the call is made
         notes = (("degraded", outcome.degraded),) if outcome.degraded else ()
         return self._forward(outcome.remaining, notes)._replace(rules=self._plan.rules)

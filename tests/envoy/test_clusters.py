@@ -395,3 +395,32 @@ def test_bedrock_is_signed_after_it_was_translated() -> None:
 def test_each_api_gets_its_key_where_it_looks_for_it(dialect: str, header: str) -> None:
     _, injector, _ = wrapper_filters(dialect, "env:KEY")
     assert injector["typed_config"]["credential"]["typed_config"]["header"] == header
+
+
+# -- MCP servers ----------------------------------------------------------------------------------
+
+
+def test_an_mcp_server_has_a_way_for_calls_and_one_for_lists() -> None:
+    text = """
+name: g
+type: gateway-config
+mcp_servers:
+  docs: {url: "https://tools.example.com/mcp", credential: "env:DOCS_TOKEN"}
+"""
+    snapshot = compile_folder({"x.yaml": text.encode()}, 1, {"DOCS_TOKEN": "x"})
+    assert isinstance(snapshot, PolicySnapshot)
+    settings = GatewaySettings("127.0.0.1", 1, Path("/s"), Path("/c"))
+    calls, lists = [one for one in clusters(snapshot, settings) if one["name"] != DEAD_CLUSTER]
+    assert lists["name"] == calls["name"] + "_l" == lists["load_assignment"]["cluster_name"]
+    for cluster in (calls, lists):
+        assert cluster["transport_socket"]["typed_config"]["sni"] == "tools.example.com"
+    (options,) = calls["typed_extension_protocol_options"].values()
+    injector, codec = options["http_filters"]
+    assert injector["typed_config"]["credential"]["typed_config"]["header"] == "authorization"
+    assert codec["name"] == "envoy.filters.http.upstream_codec"
+    (options,) = lists["typed_extension_protocol_options"].values()
+    stage, *rest = options["http_filters"]
+    assert rest == [injector, codec]
+    mode = stage["typed_config"]["processing_mode"]
+    # Only who asks, and the answer: the call itself is of no interest there.
+    assert (mode["request_body_mode"], mode["response_body_mode"]) == ("NONE", "STREAMED")
