@@ -83,8 +83,11 @@ def test_a_verdict_without_a_way_leads_nowhere(rig, path: str) -> None:
     """Only the sidecar's header leads to providers, also when the guard is content."""
     body = json.dumps({"metadata": {"ok": True}})
     response = httpx.post(rig.url + path, content=body)
-    assert response.status_code == (503 if path in OPERATION_BY_PATH else 404)
-    assert response.json()["error"]["metadata"]["code"] in ("no_healthy_target", "not_found")
+    known = path in OPERATION_BY_PATH or path.startswith(MCP_PREFIX)
+    assert response.status_code == (503 if known else 404)
+    error = response.json()["error"]
+    about = error["data" if path.startswith(MCP_PREFIX) else "metadata"]
+    assert about["code"] in ("no_healthy_target", "not_found")
     assert not any(provider.requests for provider in rig.providers.values())
 
 
