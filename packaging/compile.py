@@ -19,6 +19,7 @@ from setuptools import Distribution
 from setuptools.command.build_ext import build_ext
 
 HOT_MODULES = (
+    "core/answer_passage",
     "core/breaker",
     "core/callers",
     "core/commands",
@@ -36,6 +37,7 @@ HOT_MODULES = (
     "core/spread",
     "core/velocity",
     "core/workflows",
+    "edge/answer_stage",
     "edge/clock",
     "edge/codec",
     "edge/lean",

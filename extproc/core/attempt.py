@@ -1,29 +1,35 @@
 """A later attempt of a request: priced, reserved and rewritten for its own target first.
 
-    body     -> Reserve | SendAttempt (the first, where it is translated) | Refuse
+    body     -> Reserve | SendAttempt (the first, where its target stages all) | Refuse
     reserved -> SendAttempt | Reserve (clamped) | Refuse
+    late     -> Refuse | None (another target may answer)
 
 A refusal here is terminal: Envoy does not retry it, and no provider sees the attempt.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from extproc.core import refusals
+from extproc.core.answer_passage import AnswerPassage
 from extproc.core.breach import fitted
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Refuse, Reserve, SendAttempt
+from extproc.core.context import opens_longer_context
 from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bound_tokens
 from extproc.core.events import AttemptStarted, Reserved
+from extproc.core.first_token import FirstToken
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
 from extproc.core.holds import ScopeValues, scope_key
-from extproc.core.translated import Translation, refusal_of
+from extproc.core.translated import Translation, provider_headers, refusal_of
 from extproc.core.velocity import Counted, TooFast
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import UntranslatableError
 from extproc.ledger.port import Account, Denied, Granted
 from extproc.policy.snapshot import Target
-from extproc.values.dialect import Dialect
-from extproc.values.limit import Amounts
+from extproc.values.dialect import TRANSLATED_OPERATIONS, Dialect, Operation
+from extproc.values.limit import NOTHING, Amounts
 from extproc.values.refusal import Refusal
 from extproc.wire.errors import WireError
 from extproc.wire.inference_request import (
@@ -32,10 +38,11 @@ from extproc.wire.inference_request import (
     renamed_maximum,
     rewrite,
 )
+from extproc.wire.overrides import overridden
 
 
 class AttemptMachine:
-    """Decides one attempt after the first, and translates any that needs it."""
+    """Decides one attempt after the first, and makes any ready that needs more than its model."""
 
     __slots__ = (
         "_account",
@@ -51,11 +58,11 @@ class AttemptMachine:
         "_request",
         "_target",
         "_whole",
-        "translation",
+        "answer",
     )
 
-    translation: Translation | None
-    """Set with ``SendAttempt`` where the answer is to be translated too."""
+    answer: AnswerPassage | None
+    """Set with a ``SendAttempt`` whose answer comes here too."""
     _entry: InFlight
     _target: Target
     _account: Account
@@ -70,7 +77,7 @@ class AttemptMachine:
         self._event = event
         self._now_ms = 0
         self._clamps = 0
-        self.translation = None
+        self.answer = None
         self._counts_likely = False
         self._counted: list[Counted] = []
 
@@ -89,7 +96,7 @@ class AttemptMachine:
         self._target = target = found[0]
         first = entry.attempts.get(event.attempt)
         if first is not None:
-            if event.attempt != 1 or first.target is not target or first.translated:
+            if event.attempt != 1 or first.target is not target or first.staged:
                 return self._refuse(refusals.INTERNAL_ERROR)
             # Reserved and rewritten when the request was admitted.
             return self._sent(first, body, ())
@@ -104,13 +111,18 @@ class AttemptMachine:
             killed = kills.stops_request(plan.subject, target, request)
             if killed:
                 return self._refuse(refusals.killed(killed))
+        if operation.free:
+            free = Attempt(f"{event.request_id}/{event.attempt}", target, NOTHING)
+            return self._sent(free, rewrite(request, target.model, None, False), ())
         # As the caller named it: the body names the model of the first target.
         model = str(plan.account.about["model"])
         # Some limits may be those of this attempt's own provider.
         provider = target.provider.name
         applicable = generation.applicable(caller.envelope, caller.credential, model, provider)
         self._counts_likely = applicable.counts_likely
-        if applicable.bounds_money and (request.server_tools or request.priority_tier):
+        if applicable.bounds_money and (
+            request.server_tools or request.priority_tier or self._is_longer(request)
+        ):
             return self._refuse(refusals.unbounded(request))
         if applicable.watches_money and request.generates and request.max_output_tokens is None:
             # No limit on the first provider counted dollars, one on this provider does.
@@ -153,6 +165,13 @@ class AttemptMachine:
         if renamed is request.body.body:
             return request
         return parse_inference_request(entry.operation, renamed)
+
+    def _is_longer(self, request: InferenceRequest) -> bool:
+        """Whether the prompt may need a longer context than is reserved, and asks for it."""
+        context = self._target.price.context_tokens
+        if context is None or (request.body_bytes <= context and not request.input_by_reference):
+            return False
+        return opens_longer_context(self._event.headers, self._entry.chain)
 
     def _reserve(self) -> Reserve:
         event = self._event
@@ -210,20 +229,75 @@ class AttemptMachine:
     ) -> SendAttempt | Refuse:
         """The attempt as its target takes it."""
         operation, target = self._entry.operation, attempt.target
-        event = self._event
-        if operation not in target.translated:
-            return SendAttempt(target, operation, body, notes)
-        asked_model = str(self._entry.plan.account.about["model"])
-        context = Context(event.request_id, self._now_ms // 1000, asked_model)
+        attempt.staged = True
+        arrived = self._callers_headers()
+        translation = None
+        path = ""
+        changed: dict[str, str] = {}
+        removed: tuple[str, ...] = ()
         try:
-            made = Translation(attempt, operation, body, context, event.headers)
+            waits = target.first_token_timeout_ms > 0 and _streams(operation, body)
+            if operation in target.translated:
+                translation = self._translated(attempt, body, arrived)
+                body, path = translation.request.body, translation.path
+                changed.update(translation.headers)
+                if translation.dropped:
+                    notes = (*notes, ("dropped", translation.dropped))
+            overrides = target.overrides
+            if overrides is not None:
+                changed.update(overrides.set_headers)
+                removed = overrides.removed_headers
+                if operation in TRANSLATED_OPERATIONS:
+                    body = overridden(body, overrides.params)
         except (UntranslatableError, WireError) as error:
             # Not reached by what admission let through, as it asks the same of the same code.
             return self._refuse(refusal_of(error))
-        self.translation = made
-        if made.dropped:
-            notes = (*notes, ("dropped", made.dropped))
-        return SendAttempt(target, operation, made.request.body, notes, made.path, made.headers)
+        if translation is not None or target.first_token_timeout_ms:
+            token = FirstToken(operation) if waits else None
+            deadline_ms = self._now_ms + target.first_token_timeout_ms if waits else 0
+            self.answer = AnswerPassage(attempt, translation, token, self._now_ms, deadline_ms)
+        headers, gone = self._header_changes(arrived, changed, removed)
+        reads_answer = self.answer is not None
+        return SendAttempt(target, operation, body, notes, path, headers, gone, reads_answer)
+
+    def _translated(self, attempt: Attempt, body: bytes, arrived: Mapping[str, str]) -> Translation:
+        event, entry = self._event, self._entry
+        asked_model = str(entry.plan.account.about["model"])
+        context = Context(event.request_id, self._now_ms // 1000, asked_model)
+        return Translation(attempt, entry.operation, body, context, provider_headers(arrived))
+
+    def _callers_headers(self) -> dict[str, str]:
+        """The headers without what earlier attempts changed."""
+        arrived = {name: value.decode("latin-1") for name, value in self._event.headers}
+        for name, value in (self._entry.sent_headers or {}).items():
+            if value is None:
+                arrived.pop(name, None)
+            else:
+                arrived[name] = value
+        return arrived
+
+    def _header_changes(
+        self, arrived: Mapping[str, str], changed: Mapping[str, str], removed: Sequence[str]
+    ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+        """What to set and what to remove, so that nothing is left of earlier attempts."""
+        entry = self._entry
+        before = entry.sent_headers or {}
+        if changed or removed:
+            before = {**{name: arrived.get(name) for name in (*changed, *removed)}, **before}
+            entry.sent_headers = before
+        headers = {name: value for name, value in before.items() if value is not None}
+        headers.update(changed)
+        gone = tuple(name for name in before if name in removed or name not in headers)
+        return tuple(each for each in headers.items() if each[0] not in gone), gone
+
+    def on_first_token_late(self) -> Refuse | None:
+        """Nothing was said in time: the attempt is given up. None where Envoy has another target to
+        go on to."""
+        assert self.answer is not None
+        self.answer.give_up()
+        if self._event.attempt < len(self._entry.chain.targets):
+            return None
+        return self._refuse(refusals.NO_FIRST_TOKEN)
 
     def on_ledger_failed(self) -> Refuse:
         """The ledger is not there: the attempt is not sent."""
@@ -257,3 +331,8 @@ class AttemptMachine:
         generation = (entry.generation if entry else self._gate.generation).number
         rules = entry.plan.rules if entry else ""
         return Refuse(refusal, dialect, self._event.request_id, generation, rules)
+
+
+def _streams(operation: Operation, body: bytes) -> bool:
+    """Whether a stream is asked for. Raises ``WireError``."""
+    return parse_inference_request(operation, body).stream

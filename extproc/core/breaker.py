@@ -13,6 +13,8 @@ from extproc.policy.snapshot import BreakerPolicy
 
 MAX_BREAKERS = 10_000
 """Targets come from policy, so this only guards against a policy generator gone wild."""
+UNKEYED_RETRY_MS = 5_000
+"""A credential that is missing may be there soon: it is asked for every second to minute."""
 
 
 class BreakerState(Enum):
@@ -79,22 +81,24 @@ class Breaker:
 class Breakers:
     """The breakers of all targets, by target name. Most requests only see ``all_closed``."""
 
-    __slots__ = ("_breakers", "_tripped", "stopped")
+    __slots__ = ("_breakers", "_tripped", "stopped", "unkeyed")
 
     def __init__(self) -> None:
         self._breakers: dict[str, Breaker] = {}
         self._tripped: set[str] = set()
         self.stopped: frozenset[str] = frozenset()
         """Targets that the kill switch stops: no cooldown brings them back."""
+        self.unkeyed: frozenset[str] = frozenset()
+        """Targets that have no credential, until it is there."""
 
     @property
     def all_closed(self) -> bool:
         """True when no breaker can change a chain."""
-        return not self._tripped and not self.stopped
+        return not self._tripped and not self.stopped and not self.unkeyed
 
     def admits(self, target: str, policy: BreakerPolicy, now_ms: int) -> bool:
         """Whether the target may be tried now."""
-        if target in self.stopped:
+        if target in self.stopped or target in self.unkeyed:
             return False
         return target not in self._tripped or self._breakers[target].admits(policy, now_ms)
 
@@ -124,6 +128,8 @@ class Breakers:
 
     def retry_after_ms(self, target: str, policy: BreakerPolicy, now_ms: int) -> int:
         """How long until the target may be tried again; 0 when it may now."""
+        if target in self.unkeyed:
+            return UNKEYED_RETRY_MS
         if target not in self._tripped:
             return 0
         return self._breakers[target].retry_after_ms(policy, now_ms)

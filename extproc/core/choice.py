@@ -71,13 +71,13 @@ def choose(route: Route, draw: float, asking: Asking) -> Chain:
         unable += [t for t in route.targets if not breakers.admits(t.name, policy, now_ms)]
     if model.weights_only:
         return route.draw_without(unable, draw)
-    excluded = {target.name for target in unable}
-    usable = {target.name for target in route.targets if target.name not in excluded}
+    usable = {_key(target) for target in route.targets} - {_key(target) for target in unable}
     ordered = _Choice(asking, usable).in_order(model, draw)
-    by_name: dict[str, Target] = {}
+    distinct: dict[str, Target] = {}
     for target in ordered:
-        by_name.setdefault(target.name, target)
-    return route.in_order(list(by_name.values()))
+        # A target twice is tried once, but not one that is asked otherwise the second time.
+        distinct.setdefault(target.clusters[route.operation], target)
+    return route.in_order(list(distinct.values()))
 
 
 def session_key(caller: Caller, session: str) -> Key:
@@ -94,10 +94,11 @@ def learn_from(
     event: RequestEnded,
 ) -> None:
     """Takes how a request of the model was answered, for the choices to come."""
+    attempt = entry.attempts.get(event.attempts)
     gate.latencies.add(
         target.name,
         usage.output_tokens,
-        event.first_byte_us,
+        (attempt.first_token_us if attempt is not None else 0) or event.first_byte_us,
         event.answered_us,
         event.now_ms,
         streamed=bool(event.usage_last),
@@ -110,7 +111,7 @@ def learn_from(
 class _Choice:
     """The choice for one request."""
 
-    def __init__(self, asking: Asking, usable: set[str]) -> None:
+    def __init__(self, asking: Asking, usable: set[tuple[str, str]]) -> None:
         self._asking = asking
         self._usable = usable
         self._session = ""
@@ -121,7 +122,7 @@ class _Choice:
         for rule in model.rules:
             member = rule.member
             if isinstance(member, Target):
-                targets = [member] if member.name in self._usable else []
+                targets = [member] if _key(member) in self._usable else []
             else:
                 targets = self.in_order(member, draw * _INNER_DRAWS % 1.0)
             if targets and (rule.when is None or self._holds(rule, targets[0])):
@@ -135,7 +136,7 @@ class _Choice:
         targets = [target for _, targets in ordered for target in targets]
         if model.sticky is not None and targets:
             targets = self._sticky(model, targets)
-        return targets + [target for target in model.fallbacks if target.name in self._usable]
+        return targets + [target for target in model.fallbacks if _key(target) in self._usable]
 
     # -- conditions -------------------------------------------------------------------------------
 
@@ -261,6 +262,11 @@ class _Choice:
         if not self._session:
             self._session = self._asking.caller.session(self._asking.request, needed=True)
         return self._session
+
+
+def _key(target: Target) -> tuple[str, str]:
+    """The same model may be declared twice, able to do more in one place than in the other."""
+    return target.id, target.name
 
 
 def _drawn_first(options: list[Option], draw: float) -> list[Option]:

@@ -71,10 +71,11 @@ class Forward(NamedTuple):
     now_ms: int
     notes: Sequence[tuple[str, str]] = ()
     """What else the answer's headers shall say: keys of ``ANSWER_HEADERS``, and values."""
+    stream: bool = False
 
 
 class SendAttempt(NamedTuple):
-    """Let a later attempt go, rewritten for its target."""
+    """Let an attempt go, rewritten for its target."""
 
     target: Target
     operation: Operation
@@ -85,6 +86,9 @@ class SendAttempt(NamedTuple):
     """With query string; empty: where the target serves the operation."""
     headers: Sequence[tuple[str, str]] = ()
     """To set."""
+    remove_headers: Sequence[str] = ()
+    reads_answer: bool = False
+    """Its answer is to come here too."""
 
 
 class Wait(NamedTuple):

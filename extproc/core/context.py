@@ -1,13 +1,18 @@
 """Targets whose context a request cannot fit, left out before anything is reserved.
 
-Only what is certain counts: a text longer than any tokenizer could make fit. What merely may be too
-long is the provider's to refuse.
+A text longer than any tokenizer could make fit never goes there. One that merely is likely to be
+too long goes elsewhere where it is likely to fit; where it does not, the provider knows better.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from extproc.core.estimate import Estimator
 from extproc.core.routing import Chain, text_bytes
+from extproc.policy.snapshot import Target
 from extproc.values.dialect import Operation
+from extproc.wire.capabilities import LONG_CONTEXT, LONG_CONTEXT_TOKENS
 from extproc.wire.inference_request import InferenceRequest
 
 _ONE_PROMPT = (Operation.CHAT_COMPLETIONS, Operation.MESSAGES, Operation.RESPONSES)
@@ -16,15 +21,39 @@ _SHORTENED = frozenset(("truncation", "context_management"))
 """Fields by which the provider cuts a prompt to its context."""
 
 
-def without_narrow(request: InferenceRequest, chain: Chain) -> Chain:
+def without_narrow(request: InferenceRequest, chain: Chain, estimator: Estimator) -> Chain:
     """The chain without targets that cannot hold the request; it may be empty then. Images and
     other references are shorter in tokens than in bytes, so they say nothing."""
-    certain = (
+    measurable = (
         request.operation in _ONE_PROMPT
         and not request.input_by_reference
         and _SHORTENED.isdisjoint(request.body.values)
     )
-    if not certain:
+    if not measurable:
         return chain
-    narrow = [target for target in chain.targets if text_bytes(target) < request.body_bytes]
+    body_bytes = request.body_bytes
+    narrow = [target for target in chain.targets if text_bytes(target) < body_bytes]
+    tight = [
+        target
+        for target in chain.targets
+        if target not in narrow and not _likely_fits(target, body_bytes, estimator)
+    ]
+    if len(narrow) + len(tight) < len(chain.targets):
+        narrow += tight
     return chain.without(narrow) if narrow else chain
+
+
+def opens_longer_context(headers: Sequence[tuple[str, bytes]], chain: Chain) -> bool:
+    """Whether a header asks some target for a longer context than reservations assume."""
+    asked = [value.decode("latin-1") for name, value in headers if name == "anthropic-beta"]
+    return any(map(LONG_CONTEXT.search, asked)) and any(
+        (target.price.context_tokens or LONG_CONTEXT_TOKENS) < LONG_CONTEXT_TOKENS
+        for target in chain.targets
+    )
+
+
+def _likely_fits(target: Target, body_bytes: int, estimator: Estimator) -> bool:
+    context = target.price.context_tokens
+    if context is None:
+        return True
+    return estimator.likely_tokens(target.canonical_model, body_bytes, 0)[0] <= context

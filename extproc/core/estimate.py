@@ -89,7 +89,7 @@ def input_bound_tokens(request: InferenceRequest, target: Target) -> int:
     context = target.price.context_tokens
     if request.input_by_reference:
         return UNKNOWN_CONTEXT_TOKENS if context is None else context
-    by_bytes = request.body_bytes + HIDDEN_TEMPLATE_TOKENS
+    by_bytes = request.body_bytes + target.added_bytes + HIDDEN_TEMPLATE_TOKENS
     return by_bytes if context is None else min(context, by_bytes)
 
 

@@ -45,13 +45,13 @@ class LedgerFailed(NamedTuple):
 
 class AttemptStarted(NamedTuple):
     """Envoy is about to send attempt ``attempt`` of a request to a cluster: one after the first, or
-    any to a target that is asked in another dialect."""
+    any to a target for which every attempt is made ready apart."""
 
     request_id: str
     attempt: int
     cluster: str
-    headers: tuple[tuple[str, str], ...] = ()
-    """Of the caller's, those that a provider may read."""
+    headers: Sequence[tuple[str, bytes]] = ()
+    """As they would be sent."""
 
 
 class Ending(NamedTuple):

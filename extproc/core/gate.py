@@ -55,6 +55,12 @@ class Attempt:
     """Its answer is read where it is translated, and not by Envoy."""
     reported: Reported | None = None
     """What the provider said it used, where it was read there, and as its last word."""
+    staged: bool = False
+    """It was made ready on its way out, which happens once."""
+    first_token_us: int = 0
+    """From its sending, where the first token was waited for; else unknown."""
+    given_up: bool = False
+    """It had not begun to answer in time: the provider may bill what nobody waited for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +80,9 @@ class InFlight:
     caller: Caller
     injected_maximum: bool
     """The body names an output maximum that the caller did not: its field follows the target."""
+    sent_headers: dict[str, str | None] | None = None
+    """What attempts so far set or removed, as it was before: None where there was none. Envoy keeps
+    such changes from one attempt to the next."""
     over: bool = False
     """The request's own log entry has arrived; attempts may still wait for theirs."""
 
@@ -101,6 +110,7 @@ class Gate:
         "listings",
         "loop_guard",
         "sessions",
+        "tokens",
         "tool_calls",
         "tool_names",
         "velocity",
@@ -127,6 +137,8 @@ class Gate:
         self.loop_guard = LoopGuard()
         self.listings: dict[str, ToolFilter] = {}
         """Of requests for lists of tools, until their answers come: which tools stay in them."""
+        self.tokens: frozenset[str] = frozenset()
+        """Google key files that have a token: without one a provider can be asked nothing."""
         self.kills.set_policy(generation.policy.kills)
         self._stop_targets()
         self._silent_since_ms: dict[str, int] = {}
@@ -146,9 +158,22 @@ class Gate:
         self.kills.set_operators(kills)
         self._stop_targets()
 
+    def know_tokens(self, key_files: frozenset[str]) -> None:
+        """Takes which Google key files have a token, as a whole."""
+        if key_files != self.tokens:
+            self.tokens = key_files
+            self._stop_targets()
+
     def _stop_targets(self) -> None:
-        """Chains are drawn without killed targets, as without those that fail."""
-        kills = self.kills
+        """Chains are drawn without killed targets, and without those that have no credential, as
+        without those that fail."""
+        kills, tokens = self.kills, {"", *self.tokens}
+        self.breakers.unkeyed = frozenset(
+            target.name
+            for model in self.generation.policy.virtual_models.values()
+            for target in model.all_targets
+            if _needs_token(target) not in tokens
+        )
         self.breakers.stopped = frozenset(
             target.name
             for model in self.generation.policy.virtual_models.values()
@@ -192,3 +217,9 @@ class Gate:
             entry = self.in_flight.get(request_id)
             if entry is not None and all(attempt.ended for attempt in entry.attempts.values()):
                 del self.in_flight[request_id]
+
+
+def _needs_token(target: Target) -> str:
+    """The Google key file whose token a target is asked with; empty for other targets."""
+    credential = target.provider.credential
+    return credential.name if credential is not None and credential.kind == "google" else ""

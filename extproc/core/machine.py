@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from extproc.core import effective_budget, refusals
+from extproc.core import effective_budget, free_operation, refusals
 from extproc.core.breach import Asked, Way, notes_of, ways_on
 from extproc.core.callers import Caller, Plan, kind_of
 from extproc.core.choice import Asking, choose
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Answer, AwaitBody, Forward, Peek, Refuse, Reserve, Wait
-from extproc.core.context import without_narrow
+from extproc.core.context import opens_longer_context, without_narrow
 from extproc.core.effective_budget import Question
 from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bound_tokens
 from extproc.core.events import Peeked, RequestBody, RequestHeaders, Reserved
@@ -35,8 +35,9 @@ from extproc.core.holds import (
     ScopeValues,
 )
 from extproc.core.model_list import model_list
-from extproc.core.routing import Chain, Route, text_bytes
+from extproc.core.routing import Chain, Route
 from extproc.core.translated import without_unsayable
+from extproc.core.unserved import no_target, too_long
 from extproc.core.velocity import Counted, TooFast
 from extproc.core.verification import credential_of, sender_of, verified
 from extproc.ledger.port import Account, Denied, Granted, Hold
@@ -191,15 +192,17 @@ class RequestMachine:
         else:
             self._chain = self._choose(route, event.draw)
         if not self._chain.targets:
-            return self._refuse(self._all_open())
-        if self.operation.free:
-            return self._forward_free()
+            return self._refuse(no_target(route, request, gate, self._now_ms))
         if len(gate.in_flight) >= MAX_IN_FLIGHT:
             return self._refuse(refusals.TOO_MANY_IN_FLIGHT)
-        if request.body_bytes > route.narrowest_bytes:
-            self._chain = without_narrow(request, self._chain)
+        if self.operation.free:
+            return self._forward_free()
+        if request.input_by_reference or request.body_bytes > route.narrowest_bytes:
+            if opens_longer_context(self._headers.headers, self._chain):
+                request = self._asked = self._request = request._replace(priority_tier=True)
+            self._chain = without_narrow(request, self._chain, gate.estimator)
             if not self._chain.targets:
-                return self._refuse(self._too_long())
+                return self._refuse(too_long(route, request, gate, self._now_ms))
         if route.translates:
             self._chain, unsayable = without_unsayable(request, self._chain)
             if unsayable is not None:
@@ -464,22 +467,26 @@ class RequestMachine:
             self._remove,
             self._now_ms,
             notes,
+            request.stream,
         )
 
     def _forward_free(self) -> Forward | Refuse:
-        target = self._chain.targets[0]
-        kills = self._gate.kills
-        if kills.active:
-            caller = self._caller
-            subject = (*caller.envelope, caller.credential.id, self._request.model)
-            killed = kills.stops_request(subject, target, self._request)
+        gate, request, chain = self._gate, self._request, self._chain
+        target = chain.targets[0]
+        if gate.kills.active:
+            subject = free_operation.subject_of(self._caller, request)
+            killed = gate.kills.stops_request(subject, target, request)
             if killed:
                 return self._refuse(refusals.killed(killed))
+        if len(chain.targets) > 1 or target.stages_all(self.operation):
+            free_operation.remember(
+                gate, self.request_id, self._generation, chain, self._caller, request, self._now_ms
+            )
         self.state = State.DONE
         return Forward(
-            self._chain,
+            chain,
             self.operation,
-            rewrite(self._request, target.model, None, False),
+            rewrite(request, target.model, None, False),
             False,
             self._generation.number,
             "",
@@ -529,26 +536,6 @@ class RequestMachine:
         way = self._way
         floor = floor_tokens(request, policy.min_output_tokens) if way is None else way.floor
         return with_maximum(request, floor) if floor < bound else request
-
-    def _too_long(self) -> Refusal:
-        """No target can hold the request; some that could may be out of order."""
-        targets = self._route.targets
-        if any(text_bytes(target) >= self._request.body_bytes for target in targets):
-            return self._all_open()
-        largest = max(target.price.context_tokens or 0 for target in targets)
-        return refusals.context_limit_exceeded(self._request.model, largest)
-
-    def _all_open(self) -> Refusal:
-        policy, breakers = self._route.model.breaker, self._gate.breakers
-        targets = [one for one in self._route.targets if one.name not in breakers.stopped]
-        if not targets:
-            return refusals.killed(self._gate.kills.stops_target(self._route.targets[0]))
-        if any(breakers.admits(target.name, policy, self._now_ms) for target in targets):
-            return refusals.no_rule_applies(self._request.model)
-        wait_ms = min(
-            breakers.retry_after_ms(target.name, policy, self._now_ms) for target in targets
-        )
-        return refusals.all_targets_open(self._request.model, wait_ms)
 
     def _give_back(self) -> None:
         if self._counted is not None:

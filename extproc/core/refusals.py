@@ -30,6 +30,9 @@ LEDGER_FAILED = Refusal(
     extra=(("degraded", "store_unavailable"),),
 )
 INVALID_CREDENTIAL = Refusal(RefusalCode.INVALID_CREDENTIAL, "The API key is not valid.")
+NO_FIRST_TOKEN = Refusal(
+    RefusalCode.NO_HEALTHY_TARGET, "No target began to answer in time.", retry_after_s=1
+)
 TOO_MANY_IN_FLIGHT = Refusal(
     RefusalCode.STORE_UNAVAILABLE, "Too many requests await their settlement.", retry_after_s=1
 )
@@ -179,8 +182,8 @@ def server_tools() -> Refusal:
 def dearer_variant() -> Refusal:
     """Variants above the listed price (priority tiers, fast modes) have no price to bound."""
     message = (
-        "The request asks for a variant above the standard price (a priority tier, a fast mode or "
-        "a region); a strict budget has no price to bound it with."
+        "The request asks for a variant above the standard price (a priority tier, a fast mode, a "
+        "region or a longer context); a strict budget has no price to bound it with."
     )
     return Refusal(RefusalCode.INVALID_REQUEST, message, param="service_tier")
 

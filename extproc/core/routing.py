@@ -17,6 +17,8 @@ from extproc.policy.snapshot import BreakerPolicy, Target, VirtualModel
 from extproc.values.dialect import Operation
 
 UNKNOWN_CONTEXT_BYTES = 2**62
+FIRST_TOKEN_SLACK_MS = 100
+"""Envoy gives an attempt up so much later than the sidecar, which can say why."""
 MAX_ORDERS = 256
 """Chains kept per route besides those of a plain draw, some kilobytes each with what is encoded of
 them: orders in which a few targets are tried, and parts of them. Afterwards they start afresh."""
@@ -29,6 +31,11 @@ def text_bytes(target: Target) -> int:
     return UNKNOWN_CONTEXT_BYTES if context is None else int(context * MAX_BYTES_PER_TOKEN)
 
 
+def _stream_timeout_ms(target: Target) -> int:
+    token_ms = target.first_token_timeout_ms
+    return token_ms + FIRST_TOKEN_SLACK_MS if token_ms else target.timeout_ms
+
+
 class Chain:
     """Targets in the order they are tried, for one operation.
 
@@ -36,7 +43,16 @@ class Chain:
     encoded once: compared by identity on purpose.
     """
 
-    __slots__ = ("breaker", "encoded", "learner", "operation", "targets", "timeout_ms")
+    __slots__ = (
+        "breaker",
+        "encoded",
+        "learner",
+        "operation",
+        "request_timeout_ms",
+        "stream_timeout_ms",
+        "targets",
+        "timeout_ms",
+    )
 
     def __init__(
         self,
@@ -44,6 +60,7 @@ class Chain:
         targets: tuple[Target, ...],
         breaker: BreakerPolicy,
         learner: VirtualModel | None = None,
+        request_timeout_ms: int = 0,
     ) -> None:
         self.operation = operation
         self.targets = targets
@@ -52,13 +69,17 @@ class Chain:
         """The model whose choices learn from how requests end; None where nothing is learned."""
         # Envoy takes one time-to-headers per chain (a per-try value set later is ignored).
         self.timeout_ms = max((target.timeout_ms for target in targets), default=0)
+        self.stream_timeout_ms = max((_stream_timeout_ms(target) for target in targets), default=0)
+        """The same for streams, where some targets have less time to begin."""
+        self.request_timeout_ms = request_timeout_ms
+        """For all attempts together, to the last byte of the answer; 0: none."""
         self.encoded: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
         """The codec's cache of wire fragments about this chain."""
 
     def without(self, excluded: Sequence[Target]) -> Chain:
         """The same chain with some targets left out."""
         rest = tuple(target for target in self.targets if target not in excluded)
-        return Chain(self.operation, rest, self.breaker, self.learner)
+        return Chain(self.operation, rest, self.breaker, self.learner, self.request_timeout_ms)
 
 
 class Route:
@@ -96,13 +117,14 @@ class Route:
         self._cumulative = tuple(accumulate(t.weight for t in self.weighted))
         self._total = self._cumulative[-1] if self._cumulative else 0
         self.narrowest_bytes = min(
-            (text_bytes(target) for target in self.targets), default=UNKNOWN_CONTEXT_BYTES
+            (target.price.context_tokens or UNKNOWN_CONTEXT_BYTES for target in self.targets),
+            default=UNKNOWN_CONTEXT_BYTES,
         )
-        """A body of text up to this long may fit the context of every target."""
+        """A body up to this long fits the context of every target: a token is at least a byte."""
         self.translates = any(operation in target.translated for target in self.targets)
         """Some target is asked in another dialect: what that cannot say must not go there."""
         self._chains = tuple(self._chain(drawn) for drawn in range(len(self.weighted))) or (
-            Chain(operation, self.fallbacks, model.breaker, self._learner),
+            self._chain_of(self.fallbacks),
         )
 
     @property
@@ -137,8 +159,7 @@ class Route:
         if chain is None:
             if len(self._orders) >= MAX_ORDERS:
                 self._orders.clear()
-            chain = Chain(self.operation, tuple(targets), self.model.breaker, self._learner)
-            self._orders[key] = chain
+            chain = self._orders[key] = self._chain_of(tuple(targets))
         return chain
 
     def alone(self, target: Target) -> Chain:
@@ -148,8 +169,13 @@ class Route:
     def _chain(self, drawn: int) -> Chain:
         first = self.weighted[drawn]
         rest = tuple(t for place, t in enumerate(self.weighted) if place != drawn)
-        targets = (first, *rest, *self.fallbacks)
-        return Chain(self.operation, targets, self.model.breaker, self._learner)
+        return self._chain_of((first, *rest, *self.fallbacks))
+
+    def _chain_of(self, targets: tuple[Target, ...]) -> Chain:
+        model = self.model
+        return Chain(
+            self.operation, targets, model.breaker, self._learner, model.request_timeout_ms
+        )
 
     def _draw_available(self, draw: float, breakers: Breakers, now_ms: int) -> Chain:
         policy = self.model.breaker

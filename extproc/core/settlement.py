@@ -70,6 +70,8 @@ def request_goes_on(gate: Gate, event: RequestGoesOn) -> list[Renew]:
     entry = gate.in_flight.get(event.request_id)
     if entry is None:
         return call_goes_on(gate, event)
+    if not entry.attempts:
+        return []
     lease_until_ms = event.now_ms + LEASE_MS
     last = max(entry.attempts)
     return [
@@ -155,7 +157,7 @@ def reported_usage(operation: Operation, event: RequestEnded) -> Reported | None
 def _end_without_usage(gate: Gate, attempt: Attempt, ending: Ending, now_ms: int) -> EndCommand:
     if ending.connect_failed:
         return _release(gate, attempt, "not connected", now_ms)
-    answered = ending.status >= 400 and not (ending.timed_out or ending.reset)
+    answered = ending.status >= 400 and not (ending.timed_out or ending.reset or attempt.given_up)
     if answered and not ending.client_gone:
         return _release(gate, attempt, f"status {ending.status}", now_ms)
     _end(gate, attempt, attempt.amounts, now_ms)

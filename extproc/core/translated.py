@@ -4,7 +4,7 @@ request as they take it, and the answer as the caller reads it."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from extproc.core.gate import Attempt
 from extproc.core.routing import Chain
@@ -115,13 +115,9 @@ def vendor_of(target: Target) -> Vendor:
     return Vendor.OTHER
 
 
-def provider_headers(headers: Sequence[tuple[str, bytes]]) -> tuple[tuple[str, str], ...]:
+def provider_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Of a caller's headers, those that a provider may read."""
-    return tuple(
-        (name, value.decode("ascii", "replace"))
-        for name, value in headers
-        if name in _READ_BY_PROVIDERS
-    )
+    return tuple((name, headers[name]) for name in _READ_BY_PROVIDERS if name in headers)
 
 
 class Translation:
@@ -162,6 +158,12 @@ class Translation:
     def headers(self) -> tuple[tuple[str, str], ...]:
         """To set beside path, host and length."""
         return (*self.request.headers, ("content-type", "application/json"))
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the answer has said more than that it begins. One in a single piece never does
+        before its end."""
+        return self._answer.speaks
 
     @property
     def dropped(self) -> str:

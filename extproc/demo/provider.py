@@ -198,7 +198,7 @@ def _asked(request: web.Request, operation: Operation, body: Json, faults: Fault
     except (LookupError, TypeError, AttributeError) as error:
         raise BadRequestError("The body of your request is not of the right shape.") from error
     if operation.streams is None:
-        return asked
+        return replace(asked, model=model) if model else asked
     if operation.dialect == "gemini" and operation.streams:
         gemini.check_stream(request.query.get("alt", ""))
     return replace(asked, model=model, stream=operation.streams)

@@ -14,9 +14,11 @@ from extproc.dialects.answer import (
     Delta,
     Ended,
     Event,
+    Failed,
     PartEnded,
     PartKind,
     PartStarted,
+    Ping,
     Signature,
     Started,
     Stopped,
@@ -31,6 +33,7 @@ from extproc.dialects.codec import (
     WrittenRequest,
 )
 from extproc.dialects.conversation import Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.provider_error import without_keys
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
 
@@ -72,6 +75,8 @@ class AnswerTranslator:
         """As the provider reported it last."""
         self.complete = False
         """The answer ended as answers do: its usage is the provider's last word."""
+        self.speaks = False
+        """The stream has said more than that it begins."""
 
     def on_headers(self, status: int, content_type: str) -> AnswerHeaders:
         """The provider's status and type."""
@@ -101,7 +106,7 @@ class AnswerTranslator:
 
     def _whole(self, body: bytes) -> bytes:
         if self._status >= 400:
-            error = self._target.read_error(self._status, body)
+            error = without_keys(self._target.read_error(self._status, body))
             return self._caller.write_error(error, self._context)
         answer = self._target.read_answer(body, self._context)
         self.usage, self.complete = answer.usage, True
@@ -111,7 +116,11 @@ class AnswerTranslator:
         return self._caller.write_answer(answer, self._context)
 
     def _note(self, events: list[Event]) -> None:
-        for event in events:
+        for place, event in enumerate(events):
+            if isinstance(event, Failed):
+                events[place] = Failed(without_keys(event.error))
+            if not isinstance(event, Started | Ping):
+                self.speaks = True
             if isinstance(event, Started | Stopped | Ended):
                 # Also None: a last report that cannot be read makes the earlier ones wrong.
                 self.usage = event.usage

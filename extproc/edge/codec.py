@@ -153,6 +153,10 @@ _NAMESPACE = _field(1, METADATA.encode())
 _LIMIT_KEYS = ((b"rl_lr", b"rl_rr", b"rl_tr"), (b"rl_lt", b"rl_rt", b"rl_tt"))
 """Of requests, and of tokens: limit, remaining, reset. See ``ANSWER_HEADERS``."""
 _SIGNATURE_HEADERS = ("x-amz-date", "x-amz-content-sha256", "x-amz-security-token")
+_HEADERS_AS_THEY_ARE = _field(2, _field(1, b""))
+_BODY_AS_IT_IS = _field(4, _field(1, b""))
+GIVEN_UP_STATUS = 504
+"""What an attempt that never began to answer counts as; the route retries it like any 5xx."""
 _REMOVED_BETWEEN_ATTEMPTS = b"".join(
     _field(2, name.encode()) for name in (*CREDENTIAL_HEADERS, *_SIGNATURE_HEADERS)
 )
@@ -161,13 +165,14 @@ _REMOVED_BETWEEN_ATTEMPTS = b"".join(
 def encode_forward(command: Forward) -> bytes:
     """The body answer that sends a request to the first target of its chain."""
     chain, body = command.chain, command.body
-    key = (command.operation, command.hide_usage, command.generation, command.rules)
+    timeout_ms = chain.stream_timeout_ms if command.stream else chain.timeout_ms
+    key = (command.operation, command.hide_usage, command.generation, command.rules, timeout_ms)
     fixed = chain.encoded.get(key)
     if fixed is None:
         if len(chain.encoded) >= MAX_ENCODED:
             chain.encoded.clear()
         fixed = chain.encoded[key] = (
-            _chain_headers(chain, command.operation),
+            _chain_headers(chain, command.operation, timeout_ms),
             _chain_metadata(chain, command),
         )
     headers = fixed[0] + _content_length(len(body))
@@ -206,14 +211,17 @@ def _body_response(headers: bytes, body: bytes, rest: bytes, after: bytes) -> by
     return b"".join((head, before, body, rest, after))
 
 
-def _chain_headers(chain: Chain, operation: Operation) -> bytes:
+def _chain_headers(chain: Chain, operation: Operation, timeout_ms: int) -> bytes:
     target = chain.targets[0]
-    return (
+    headers = (
         _target_headers(target, operation)
         + _set_header(DECIDED_HEADER, b"1")
         + _set_header("x-envoy-max-retries", b"%d" % (len(chain.targets) - 1))
-        + _set_header("x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % chain.timeout_ms)
+        + _set_header("x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % timeout_ms)
     )
+    if chain.request_timeout_ms:
+        headers += _set_header("x-envoy-upstream-rq-timeout-ms", b"%d" % chain.request_timeout_ms)
+    return headers
 
 
 def _target_headers(target: Target, operation: Operation) -> bytes:
@@ -276,7 +284,8 @@ def encode_send_attempt(command: SendAttempt) -> bytes:
         )
     headers += _content_length(len(command.body)) + _REMOVED_BETWEEN_ATTEMPTS
     for name, value in command.headers:
-        headers += _set_header(name, _text(value).encode())
+        headers += _set_header(name, value.translate(_UNSAFE).encode())
+    headers += b"".join([_field(2, name.encode()) for name in command.remove_headers])
     said = _metadata(_notes(command.notes)) if command.notes else b""
     return _body_response(headers, command.body, b"", said)
 
@@ -293,14 +302,25 @@ def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str]:
 
 
 def encode_answer_headers(content_type: str) -> bytes:
-    """What the headers of a translated answer become. Its length is not the provider's."""
+    """What the headers of a translated answer become (its length is not the provider's); with an
+    empty type they stay as they are."""
+    if not content_type:
+        return _HEADERS_AS_THEY_ARE
     mutation = _set_header("content-type", content_type.encode()) + _field(2, b"content-length")
     return _field(2, _field(1, _field(2, mutation)))
 
 
-def encode_answer_body(body: bytes) -> bytes:
-    """The next bytes of a translated answer, in place of the provider's; none hold it back."""
+def encode_answer_body(body: bytes | None) -> bytes:
+    """The next bytes of an answer, in place of the provider's; None: those. None hold it back."""
+    if body is None:
+        return _BODY_AS_IT_IS
     return _field(4, _field(1, _field(3, _field(1, body))))
+
+
+def encode_given_up() -> bytes:
+    """The headers of an answer that is not waited for any longer: Envoy takes them for the
+    provider's own failure, and goes on to the next target."""
+    return _field(2, _field(1, _field(2, _set_header(":status", b"%d" % GIVEN_UP_STATUS))))
 
 
 def encode_hold(hold_ms: int) -> bytes:

@@ -30,7 +30,9 @@ class Metrics:
         "degraded",
         "degraded_micro_usd",
         "expired",
+        "first_token_timeouts",
         "generation",
+        "google_tokens",
         "internal_errors",
         "killed",
         "policy_load_errors",
@@ -67,6 +69,7 @@ class Metrics:
         self.settled_without_usage = 0
         self.suspect_usage = 0
         self.untranslatable_answers = 0
+        self.first_token_timeouts = 0
         self.released = 0
         self.expired = 0
         self.internal_errors = 0
@@ -77,6 +80,8 @@ class Metrics:
         self.velocity_trips: Counter[str] = Counter()
         self.velocity_open: Counter[str] = Counter()
         self.killed = 0
+        self.google_tokens: dict[str, tuple[int, int]] = {}
+        """By key file: seconds until its token expires, and renewals that failed since."""
 
     def render(self, gate: Gate, store: StoreState = ALL_WELL) -> bytes:
         """Prometheus text."""
@@ -95,6 +100,7 @@ _COUNTERS = (
     ("settled_without_usage", "Reservations charged in full because no final usage came"),
     ("suspect_usage", "Usage reports that cannot be true"),
     ("untranslatable_answers", "Answers that were cut because they could not be translated"),
+    ("first_token_timeouts", "Attempts given up because their stream had no token in time"),
     ("released", "Reservations of attempts that cost nothing"),
     ("expired", "Reservations charged because nothing was heard of them"),
     ("internal_errors", "Requests refused because of a fault of ours"),
@@ -158,10 +164,24 @@ class _Snapshot(Collector):
         yield GaugeMetricFamily(
             "tokenweir_policy_generation", "Active policy generation", self._metrics.generation
         )
+        yield from _google_tokens(self._metrics.google_tokens)
         in_flight = len(self._gate.in_flight) + len(self._gate.tool_calls)
         yield GaugeMetricFamily("tokenweir_in_flight", "Unsettled requests", in_flight)
         yield from _queue(self._gate.waiting)
         yield from _store(self._store)
+
+
+def _google_tokens(tokens: dict[str, tuple[int, int]]) -> list[Metric]:
+    left = GaugeMetricFamily(
+        "tokenweir_google_token_seconds_left", "Until a token expires; 0: none", labels=["key_file"]
+    )
+    failed = GaugeMetricFamily(
+        "tokenweir_google_token_failures", "Renewals failed since the last one", labels=["key_file"]
+    )
+    for key_file, (seconds, failures) in tokens.items():
+        left.add_metric([key_file], seconds)
+        failed.add_metric([key_file], failures)
+    return [left, failed] if tokens else []
 
 
 def _queue(room: WaitingRoom) -> list[Metric]:

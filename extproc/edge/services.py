@@ -36,10 +36,10 @@ from extproc.core.generation import Generation
 from extproc.core.queueing import QueueingMachine
 from extproc.core.tool_calls import ToolCallMachine, is_mcp
 from extproc.core.tool_list import ListFilter
-from extproc.core.translated import Translation, provider_headers
 from extproc.core.waiting import Turn
 from extproc.dialects.codec import StreamError
 from extproc.edge import codec
+from extproc.edge.answer_stage import AnswerStage
 from extproc.edge.clock import Clock
 from extproc.edge.metrics import Metrics
 from extproc.edge.notices import Notify, log_notice
@@ -138,10 +138,12 @@ class _DecidingService(_Service):
     def closed(self, stream: Stream) -> None:
         """Envoy gave the stream up. What was reserved is settled by the access log, or by lease;
         what is being reserved is given back when the ledger answers."""
-        machine: Machine | None = stream.state
+        machine: Machine | AnswerStage | ListFilter | None = stream.state
         stream.state = None
         if isinstance(machine, QueueingMachine) and machine.on_caller_left():
             self._sidecar.queue.look_soon()
+        elif isinstance(machine, AnswerStage):
+            machine.closed()
 
     def _go_on(
         self, stream: Stream, machine: Machine, command: Command, *, late: bool = False
@@ -219,8 +221,9 @@ class _DecidingService(_Service):
     def _answer(self, stream: Stream, command: Verdict) -> None:
         metrics = self._sidecar.metrics
         answer, end = codec.encode(command)
-        if isinstance(command, SendAttempt) and command.path:
-            end = False  # the answer is to come
+        if isinstance(command, SendAttempt) and command.reads_answer:
+            end = False
+            stream.state = AnswerStage(stream.state, self._sidecar.clock, metrics)
         if isinstance(command, Forward):
             metrics.admitted += 1
             if command.notes:
@@ -331,12 +334,12 @@ class RequestService(_DecidingService):
 
 
 class AttemptService(_DecidingService):
-    """ext_proc on a wrapper cluster: one stream per attempt after the first, and for each attempt
-    whose request and answer are translated."""
+    """ext_proc on a wrapper cluster: one stream per attempt after the first, and per attempt at
+    targets for which every one is made ready, or whose answers are read."""
 
     def message(self, stream: Stream, data: bytes) -> None:
-        """Headers, then the body as the first attempt's decision left it; of a translated attempt
-        then the answer, in pieces."""
+        """Headers, then the body as the first attempt's decision left it; of some attempts then the
+        answer, in pieces."""
         message = _parse_request(data)
         phase = _phase(message)
         if phase == "request_headers" and stream.state is None:
@@ -351,9 +354,9 @@ class AttemptService(_DecidingService):
         if isinstance(stream.state, ListFilter):
             self._filter(stream, stream.state, message, phase)
             return
-        machine: AttemptMachine | None = stream.state
-        if machine is not None and machine.translation is not None:
-            self._translate(stream, machine.translation, message, phase)
+        machine: AttemptMachine | AnswerStage | None = stream.state
+        if isinstance(machine, AnswerStage):
+            self._answered(stream, machine, message, phase)
             return
         if phase != "request_body" or machine is None:
             stream.fail()
@@ -388,29 +391,17 @@ class AttemptService(_DecidingService):
             return
         stream.send(codec.encode_answer_body(written), end=piece.end_of_stream)
 
-    def _translate(
-        self, stream: Stream, translation: Translation, message: pb.ProcessingRequest, phase: str
+    def _answered(
+        self, stream: Stream, stage: AnswerStage, message: pb.ProcessingRequest, phase: str
     ) -> None:
         """The next piece of an answer. What cannot be read cuts it: a wrong answer never leaves."""
-        if phase == "response_headers":
-            status, content_type = codec.decode_answer_headers(message.response_headers)
-            end = message.response_headers.end_of_stream
-            stream.send(
-                codec.encode_answer_headers(translation.on_headers(status, content_type)), end=end
-            )
-            return
-        if phase != "response_body":
-            stream.fail()
-            return
-        piece = message.response_body
         try:
-            written = translation.on_body(piece.body, end=piece.end_of_stream)
+            stage.message(stream, message, phase)
         except (WireError, StreamError) as error:
             self._sidecar.metrics.untranslatable_answers += 1
             _log.warning("an answer could not be translated, and was cut: %s", error)
+            stage.closed()
             stream.fail()
-            return
-        stream.send(codec.encode_answer_body(written), end=piece.end_of_stream)
 
 
 class AccessLogService(_Service):
@@ -496,4 +487,4 @@ def _attempt_started(message: pb.ProcessingRequest) -> AttemptStarted:
         if CLUSTER_ATTRIBUTE in attributes.fields:
             cluster = attributes.fields[CLUSTER_ATTRIBUTE].string_value
     started = int(number) if number.isdigit() else 0
-    return AttemptStarted(request_id, started, cluster, provider_headers(pairs))
+    return AttemptStarted(request_id, started, cluster, pairs)

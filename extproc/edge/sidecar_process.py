@@ -22,6 +22,7 @@ from extproc.edge.allocator import keep_freed_blocks
 from extproc.edge.channels.channel import Outside
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
+from extproc.edge.key_watch import KeyWatch
 from extproc.edge.kill_board import KillBoard
 from extproc.edge.lean_server import LeanServer
 from extproc.edge.notices import report_velocity
@@ -96,13 +97,10 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     # Before anything is decided by it: an Envoy that outlived a sidecar runs an older policy.
     delivery.write_first(render(policy, gateway))
     await reloader.confirm_first()
+    keys = KeyWatch(gateway, delivery)
+    await keys.look(sidecar)
     gateway.socket_folder.mkdir(parents=True, exist_ok=True)
-    server_type = LeanServer if settings.transport == "lean" else GrpcioServer
-    servers = [
-        server_type(gateway.socket_folder / REQUEST_SOCKET, RequestService(sidecar)),
-        server_type(gateway.socket_folder / ATTEMPT_SOCKET, AttemptService(sidecar)),
-        server_type(gateway.socket_folder / ACCESS_LOG_SOCKET, AccessLogService(sidecar)),
-    ]
+    servers = _servers(sidecar, settings)
     for server in servers:
         await server.start(gateway.socket_mode)
     write_bootstrap(gateway)
@@ -124,6 +122,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
         asyncio.create_task(reloader.watch(sidecar)),
         asyncio.create_task(_tend(sidecar)),
         asyncio.create_task(kills.watch()),
+        asyncio.create_task(keys.watch(sidecar)),
         asyncio.create_task(_watch_loop(sidecar)),
         asyncio.create_task(alerting.run()),
     ]
@@ -141,6 +140,17 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
         await server.stop(DRAIN_S if server is not servers[-1] else 0.2)
     await admin.cleanup()
     await close_ledger(ledger)
+
+
+def _servers(sidecar: Sidecar, settings: SidecarSettings) -> list[LeanServer | GrpcioServer]:
+    """What Envoy calls; the access log last."""
+    sockets = settings.gateway.socket_folder
+    server_type = LeanServer if settings.transport == "lean" else GrpcioServer
+    return [
+        server_type(sockets / REQUEST_SOCKET, RequestService(sidecar)),
+        server_type(sockets / ATTEMPT_SOCKET, AttemptService(sidecar)),
+        server_type(sockets / ACCESS_LOG_SOCKET, AccessLogService(sidecar)),
+    ]
 
 
 async def _tend(sidecar: Sidecar) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from extproc.policy.limit_documents import MAX_WAIT_MS
+from extproc.policy.model_documents import MAX_TIMEOUT_MS
 from extproc.values.wire_names import METADATA
 
 Json = dict[str, Any]
@@ -46,15 +47,7 @@ def attempt_filter(max_attempts: int) -> Json:
 
     The body it receives is the one that left the gateway, whatever an earlier attempt made of it.
     """
-    ext_proc = {
-        "name": "envoy.filters.http.ext_proc",
-        "typed_config": {
-            "@type": _TYPE,
-            **_common(ATTEMPT_CLUSTER),
-            "request_attributes": [CLUSTER_ATTRIBUTE],
-            "metadata_options": _RECEIVING,
-        },
-    }
+    ext_proc = every_attempt_filter()
     execute = {
         "action": {
             "name": "later attempt",
@@ -94,11 +87,33 @@ def attempt_filter(max_attempts: int) -> Json:
     }
 
 
+def every_attempt_filter() -> Json:
+    """On the wrapper cluster of a target that sets something otherwise: the first attempt too."""
+    return _attempt_stage(_common(ATTEMPT_CLUSTER))
+
+
 def translating_filter() -> Json:
     """On the wrapper cluster of a target that is asked in another dialect, for every attempt: the
     request as above, then the answer's headers and its bytes as they come."""
+    return _attempt_stage(_reading_answer())
+
+
+def first_token_filter() -> Json:
+    """The same where a stream is to be given up that has no token in time. The bytes come although
+    the answer's headers are held back, and for as long as Envoy itself would wait for those."""
+    common = _reading_answer()
+    common["send_body_without_waiting_for_header_response"] = True
+    common["message_timeout"] = f"{MAX_TIMEOUT_MS // 1000 + MESSAGE_TIMEOUT_S}s"
+    return _attempt_stage(common)
+
+
+def _reading_answer() -> Json:
     common = _common(ATTEMPT_CLUSTER)
     common["processing_mode"] |= {"response_header_mode": "SEND", "response_body_mode": "STREAMED"}
+    return common
+
+
+def _attempt_stage(common: Json) -> Json:
     return {
         "name": "envoy.filters.http.ext_proc",
         "typed_config": {

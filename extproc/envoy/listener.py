@@ -20,6 +20,10 @@ LOG_BUFFER_BYTES = 16 * 1024 * 1024
 """Entries that wait while the sidecar does not read: some 8,000. Envoy drops what comes on top (its
 counter ``logs_dropped``), which strands a reservation until its lease charges it in full; at 64 KiB
 a burst of 500 calls was enough. It must fit into one message to the sidecar."""
+SECRET_HEADER_WORDS = (
+    "authorization", "api-key", "apikey", "security-token", "secret", "credential"
+)  # fmt: skip
+"""In the name of a header of a provider's answer: what nobody but the provider is to know."""
 HEARTBEAT = "5s"
 """Long streams report this often, which renews their reservation's lease."""
 
@@ -114,6 +118,7 @@ def _http_filters() -> list[Json]:
                 },
             },
         },
+        _strip_echoed_keys(),
         {
             "name": "envoy.filters.http.router",
             "typed_config": {
@@ -166,6 +171,22 @@ def _strip_internal_headers() -> Json:
             "@type": "type.googleapis.com/"
             "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
             "mutations": mutations,
+        },
+    }
+
+
+def _strip_echoed_keys() -> Json:
+    """A provider that sends its caller's key back would send ours to the client."""
+    # Names are in lower case by now, so that each is compared as it is.
+    mutations = [
+        {"remove_on_match": {"key_matcher": {"contains": word}}} for word in SECRET_HEADER_WORDS
+    ]
+    return {
+        "name": "envoy.filters.http.header_mutation",
+        "typed_config": {
+            "@type": "type.googleapis.com/"
+            "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+            "mutations": {"response_mutations": mutations},
         },
     }
 

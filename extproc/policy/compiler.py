@@ -30,6 +30,7 @@ from extproc.policy.nesting import (
     routed_budgets,
     targets_of,
 )
+from extproc.policy.override_documents import check_overrides, sets_params
 from extproc.policy.prices import find_price
 from extproc.policy.reading import Findings, Section
 from extproc.policy.snapshot import (
@@ -141,6 +142,8 @@ class _Compiler:
         self._demo_url = demo_url
         self._providers: dict[str, Provider] = {}
         self._models: dict[str, VirtualModel] = {}
+        self._apis: dict[str, Dialect | None] = {}
+        """Whose fields a provider's targets set; None while a stand-in speaks other dialects."""
 
     def snapshot(self, generation: int, digest: str) -> PolicySnapshot:
         drafts = self._drafts
@@ -216,6 +219,8 @@ class _Compiler:
             )
             for dialect, url in urls.items()
         }
+        spoken_here = [dialect for dialect in draft.dialects or urls if dialect in endpoints]
+        self._apis[draft.name] = spoken_here[0] if spoken_here else None
         self._providers[draft.name] = Provider(draft.name, endpoints, credential)
 
     def _add_model(self, draft: ModelDraft) -> None:
@@ -248,6 +253,7 @@ class _Compiler:
             sticky=draft.sticky,
             rules=tuple(rules),
             weights_only=are_weights_only(draft),
+            request_timeout_ms=draft.request_timeout_ms,
         )
 
     def _rule(self, draft: RuleDraft) -> Rule | None:
@@ -288,7 +294,11 @@ class _Compiler:
                 "unknown_context",
                 f"{draft.model}: input by reference reserves two million tokens",
             )
-        found = wrappers(provider, draft.model)
+        overrides, first_token_ms = draft.overrides, draft.first_token_timeout_ms
+        only = self._apis[draft.provider] if sets_params(overrides) else None
+        check_overrides(draft, price, only)
+        variant = (overrides, first_token_ms) if overrides or first_token_ms else ()
+        found = wrappers(provider, draft.model, variant, only)
         for dialect in CALLER_DIALECTS:
             if not any(operation.dialect is dialect for operation in found.clusters):
                 draft.section.warning(
@@ -309,6 +319,9 @@ class _Compiler:
             lacks=draft.lacks | LACKS.get(canonical_model(draft.model), frozenset()),
             endpoints=found.endpoints,
             translated=found.translated,
+            first_token_timeout_ms=first_token_ms,
+            overrides=overrides if overrides is None or only else overrides.headers_only,
+            added_bytes=overrides.params.added_bytes if overrides is not None else 0,
         )
 
     # -- credentials ------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from extproc.values.money import Price
 from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
 from extproc.values.window import Window
 from extproc.wire.capabilities import Capability
+from extproc.wire.overrides import Overrides
 
 
 @dataclass(slots=True)
@@ -59,6 +60,8 @@ class TargetDraft:
     timeout_ms: int
     weight: int
     lacks: frozenset[Capability]
+    first_token_timeout_ms: int = 0
+    overrides: Overrides | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +89,7 @@ class ModelDraft:
     rules: list[RuleDraft]
     fallbacks: list[TargetDraft]
     breaker: BreakerPolicy
+    request_timeout_ms: int = 0
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from extproc.policy.drafts import Drafts, ModelDraft, RuleDraft, TargetDraft
+from extproc.policy.override_documents import read_overrides
 from extproc.policy.reading import NAME, Section
 from extproc.policy.routing_documents import (
     read_rule_type,
@@ -14,10 +15,12 @@ from extproc.policy.snapshot import BreakerPolicy
 from extproc.wire.capabilities import Capability
 
 MAX_TIMEOUT_MS = 600_000
+MAX_REQUEST_TIMEOUT_MS = 86_400_000
 MAX_WEIGHT = 1_000_000
 MAX_PRIORITY = 1_000
 DEFAULT_TIMEOUT_MS = 60_000
 """Time to response headers where a target names none: long answers think before the first byte."""
+_OF_TARGETS = ("first_token_timeout_ms", "override_params", "headers_override")
 
 
 def read_virtual_model(document: Section, drafts: Drafts) -> None:
@@ -32,27 +35,40 @@ def read_virtual_model(document: Section, drafts: Drafts) -> None:
     for target in document.sections("fallbacks"):
         provider = target.text("provider", required=True)
         model = target.text("model", required=True)
+        timeout_ms, first_token_timeout_ms = _timeouts(target)
         fallbacks.append(
             TargetDraft(
                 target,
                 target.text("id", f"{provider}/{model}"),
                 provider,
                 model,
-                target.integer("timeout_ms", DEFAULT_TIMEOUT_MS, 1, MAX_TIMEOUT_MS),
+                timeout_ms,
                 0,
                 _lacks(target),
+                first_token_timeout_ms,
+                read_overrides(target, drafts.prefix),
             )
         )
         target.done()
     drafts.models.append(
-        ModelDraft(document, name, rule_type, sticky, rules, fallbacks, _breaker(document))
+        ModelDraft(
+            document,
+            name,
+            rule_type,
+            sticky,
+            rules,
+            fallbacks,
+            _breaker(document),
+            document.integer("request_timeout_ms", 0, 1, MAX_REQUEST_TIMEOUT_MS),
+        )
     )
 
 
 def _rule(rule: Section, drafts: Drafts) -> RuleDraft:
     rule_id = rule.identifier()
     weight = rule.integer("weight", 1, 0, MAX_WEIGHT)
-    timeout_ms = rule.integer("timeout_ms", DEFAULT_TIMEOUT_MS, 1, MAX_TIMEOUT_MS)
+    timeout_ms, first_token_timeout_ms = _timeouts(rule)
+    overrides = read_overrides(rule, drafts.prefix)
     target = rule.section("target", required=True)
     member: TargetDraft | str = ""
     if target is not None:
@@ -60,10 +76,23 @@ def _rule(rule: Section, drafts: Drafts) -> RuleDraft:
         if "provider" in target or not model:
             provider = target.text("provider", required=True)
             member = TargetDraft(
-                target, rule_id, provider, model, timeout_ms, weight, _lacks(target)
+                target,
+                rule_id,
+                provider,
+                model,
+                timeout_ms,
+                weight,
+                _lacks(target),
+                first_token_timeout_ms,
+                overrides,
             )
         else:
             member = model
+            for key in _OF_TARGETS:
+                if key in rule:
+                    rule.error(
+                        key, "not_of_a_target", f"{model} is a model: its targets have {key}"
+                    )
         target.done()
     draft = RuleDraft(
         rule,
@@ -76,6 +105,19 @@ def _rule(rule: Section, drafts: Drafts) -> RuleDraft:
     )
     rule.done()
     return draft
+
+
+def _timeouts(section: Section) -> tuple[int, int]:
+    """To the response headers, and to the first token of a stream (0: as long as it takes)."""
+    timeout_ms = section.integer("timeout_ms", DEFAULT_TIMEOUT_MS, 1, MAX_TIMEOUT_MS)
+    first_token_ms = section.integer("first_token_timeout_ms", 0, 1, MAX_TIMEOUT_MS)
+    if first_token_ms > timeout_ms:
+        section.error(
+            "first_token_timeout_ms",
+            "out_of_range",
+            f"the answer is given up after timeout_ms, {timeout_ms}, with or without a first token",
+        )
+    return timeout_ms, first_token_ms
 
 
 def _lacks(target: Section) -> frozenset[Capability]:

@@ -13,6 +13,7 @@ from extproc.values.limit import Breach, BreachKind, Limit, Scope
 from extproc.values.money import Price
 from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
 from extproc.wire.capabilities import Capability
+from extproc.wire.overrides import Overrides
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class CredentialRef:
     """Where the secret of a provider or a channel is: never the secret."""
 
     kind: str
-    """``env`` or ``file``; ``demo`` for the demo provider's key, which is no secret."""
+    """``env`` or ``file``; ``google`` for a service account's key file, which is exchanged for
+    access tokens; ``demo`` for the demo provider's key, which is no secret."""
     name: str
     """Environment variable or file path; of ``demo`` the key."""
 
@@ -100,10 +102,9 @@ class Endpoint:
     def path(self, operation: Operation, model: str) -> str:
         """Where an operation of the endpoint's own dialect is served."""
         if self.api_version:
-            return (
-                f"{self.base_path}/deployments/{model}/{operation.value}"
-                f"?api-version={self.api_version}"
-            )
+            # What was deployed is named in the path, but for responses: there the body names it.
+            place = "" if operation is Operation.RESPONSES else f"/deployments/{model}"
+            return f"{self.base_path}{place}/{operation.value}?api-version={self.api_version}"
         return f"{self.base_path}/{operation.value}"
 
 
@@ -141,11 +142,24 @@ class Target:
     """Where each of these operations is sent."""
     translated: frozenset[Operation] = frozenset()
     """What reaches the target in another API than the caller's, request and answer translated."""
+    first_token_timeout_ms: int = 0
+    """A stream without a token by then is given up; 0: never for that."""
+    overrides: Overrides | None = None
+    added_bytes: int = 0
+    """What overrides may add to a body: the model reads some of it."""
     name: str = field(init=False)
     """``provider/model``: what ``x-tfy-resolved-model`` says and breakers are keyed on."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.provider.name}/{self.model}")
+
+    def stages_all(self, operation: Operation) -> bool:
+        """Whether every attempt passes the upstream stage, the first one too."""
+        return (
+            operation in self.translated
+            or self.overrides is not None
+            or self.first_token_timeout_ms > 0
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +239,8 @@ class VirtualModel:
     """As declared; empty for a model that no document declares."""
     weights_only: bool = True
     """A draw by weight is all there is to the choice between the targets."""
+    request_timeout_ms: int = 0
+    """To the end of the answer, all attempts together; 0: as long as it goes on."""
 
     @property
     def learns_speed(self) -> bool:

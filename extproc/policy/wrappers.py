@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -35,27 +36,40 @@ class Wrappers(NamedTuple):
     translated: frozenset[Operation]
 
 
-def wrappers(provider: Provider, model: str) -> Wrappers:
+def wrappers(
+    provider: Provider,
+    model: str,
+    variant: tuple[object, ...] = (),
+    only: Dialect | None = None,
+) -> Wrappers:
     """The wrapper clusters of one model of a provider.
 
     One serves every operation of its endpoint's own dialect, another all that is translated for it:
-    what Envoy has to know of the two differs, what callers ask differs not for Envoy.
+    what Envoy has to know of the two differs, what callers ask differs not for Envoy. Targets that
+    differ in ``variant`` have clusters of their own, by which the sidecar tells them. ``only`` is
+    the one dialect in which everything that can be translated is asked.
     """
+    one_api = provider
+    if only is not None:
+        # OpenAI has two such APIs, with other names for the same fields.
+        endpoint = replace(provider.endpoints[only], responses=False)
+        one_api = replace(provider, endpoints={only: endpoint})
     clusters: dict[Operation, str] = {}
     endpoints: dict[Operation, Endpoint] = {}
     translated = set()
     for operation in Operation:
         if operation in OWN_OPERATIONS:
             continue
-        endpoint = _own_endpoint(provider, operation)
-        if endpoint is None and operation in TRANSLATED_OPERATIONS:
-            endpoint = _foreign_endpoint(provider)
-            if endpoint is not None:
+        serving = one_api if operation in TRANSLATED_OPERATIONS else provider
+        found = _own_endpoint(serving, operation)
+        if found is None and operation in TRANSLATED_OPERATIONS:
+            found = _foreign_endpoint(serving)
+            if found is not None:
                 translated.add(operation)
-        if endpoint is not None:
+        if found is not None:
             kind = "x" if operation in translated else "t"
-            clusters[operation] = _cluster_name(kind, provider, endpoint, model)
-            endpoints[operation] = endpoint
+            clusters[operation] = _cluster_name(kind, provider, found, model, variant)
+            endpoints[operation] = found
     return Wrappers(clusters, endpoints, frozenset(translated))
 
 
@@ -83,10 +97,12 @@ def _foreign_endpoint(provider: Provider) -> Endpoint | None:
     return next((provider.endpoints[one] for one in _FOREIGN if one in provider.endpoints), None)
 
 
-def _cluster_name(kind: str, provider: Provider, endpoint: Endpoint, model: str) -> str:
+def _cluster_name(
+    kind: str, provider: Provider, endpoint: Endpoint, model: str, variant: tuple[object, ...]
+) -> str:
     credential = provider.credential
     identity = (credential.kind, credential.name) if credential else ("", "")
-    digest = _hash(endpoint.cluster, endpoint.base_path, model, *identity)
+    digest = _hash(endpoint.cluster, endpoint.base_path, model, *identity, *map(str, variant))
     return f"{kind}_{_slug(provider.name)}_{_slug(model)}_{endpoint.dialect}_{digest}"
 
 

@@ -22,6 +22,11 @@ class Capability(StrEnum):
     """Taking a thinking budget or a reasoning effort; others refuse the field."""
 
 
+LONG_CONTEXT = re.compile(r"context-[0-9]+m", re.IGNORECASE)
+"""Anthropic's beta for a longer context than a model usually has."""
+LONG_CONTEXT_TOKENS = 1_000_000
+"""What it opens."""
+
 _PROMPT_KEYS = ("messages", "input")
 _IMAGE = re.compile(rb'"(?:image|image_url|input_image|document|input_file|file)"')
 """The types of content that need eyes, in all dialects."""

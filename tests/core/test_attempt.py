@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import NOW, World
 
+from extproc.core.attempt import AttemptMachine
 from extproc.core.commands import Forward, Refuse, Release, SendAttempt, Settle
-from extproc.core.events import Ending
+from extproc.core.events import AttemptStarted, Ending
 from extproc.ledger.port import Denied, Hold, Standing
 from extproc.values.limit import Unit
 from extproc.values.refusal import RefusalCode
@@ -286,3 +287,25 @@ def test_F58_no_order_of_attempts_and_ends_spends_past_the_ceiling_or_ends_one_t
             carry_out(home.end(attempts=place + 1, usage_tail=tail % (output, output + 9)))
         assert home.ledger.used(hold, NOW) <= ceiling
     assert set(ended.values()) <= {1}
+
+
+@pytest.mark.parametrize("beta", [b"context-1m-2025-08-07", b"interleaved-thinking"])
+def test_a_later_attempt_opens_no_longer_context_than_its_provider_is_reserved_for(
+    beta: bytes,
+) -> None:
+    home = World(
+        "name: m\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: r, target: {provider: openai, model: gpt-4.1}}\n"
+        "fallbacks: [{provider: anthropic, model: claude-sonnet-4-5}]\n---\n"
+        "name: b\ntype: gateway-budget-config\nbudgets:\n"
+        "  - {id: claude, when: {providers: [anthropic]}, ceiling_usd: 99, window: 1d}\n"
+    )
+    home.extra = [("anthropic-beta", beta)]
+    body = chat(model="m", messages=[{"role": "user", "content": "word " * 50_000}])
+    first = home.ask(body)
+    assert isinstance(first, Forward)
+    target = first.chain.targets[1]
+    cluster = target.clusters[first.chain.operation]
+    machine = AttemptMachine(home.gate, AttemptStarted("r1", 2, cluster, home.extra))
+    command = machine.on_body(first.body, NOW)
+    assert isinstance(command, Refuse) is beta.startswith(b"context")

@@ -115,6 +115,17 @@ def test_times_of_what_failed_or_of_other_models_are_not_learned() -> None:
     assert world.gate.latencies.speed(HAIKU, NOW) is None
 
 
+def test_where_the_first_token_was_waited_for_it_is_what_counts() -> None:
+    world = World(model(to(HAIKU), more="rule_type: latency-based\n"))
+    for _ in range(3):
+        order(world)
+        world.gate.in_flight[f"r{world.requests}"].attempts[1].first_token_us = 700_000
+        answered(world, 1_000, 900_000)
+    speed = world.gate.latencies.speed(HAIKU, NOW)
+    assert speed is not None
+    assert (speed.first_us, speed.token_us) == (700_000, 20_000)
+
+
 # -- cost -----------------------------------------------------------------------------------------
 
 COST = "rule_type: cost-based\n"
@@ -336,3 +347,63 @@ def test_the_same_choice_is_the_same_chain_so_that_its_wire_form_is_made_once() 
     world = World(model(to(GPT), to(HAIKU, ", priority: 1"), more="rule_type: priority-based\n"))
     chains = [world.ask(chat(model="m")).chain for _ in range(2)]
     assert chains[0] is chains[1]
+
+
+# -- what the targets of every chain can do -------------------------------------------------------
+
+NEEDS = {
+    "tools": {"tools": [{"type": "function", "function": {"name": "f"}}]},
+    "vision": {
+        "messages": [
+            {
+                "role": "user",
+                "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,A"}}],
+            }
+        ]
+    },
+    "json_schema": {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}
+    },
+    "thinking": {"reasoning_effort": "low"},
+}
+
+
+@pytest.mark.parametrize("need", NEEDS)
+@pytest.mark.parametrize("kind", ["weight-based", "priority-based", "latency-based", "cost-based"])
+def test_no_chain_has_a_target_that_lacks_what_is_needed(need: str, kind: str) -> None:
+    lacks = f"lacks: [{need}]"
+    fallbacks = (
+        f"fallbacks: [{{provider: p, model: able}}, {{provider: p, model: mute, {lacks}}}]\n"
+    )
+    prices = "".join(
+        f"  - {{provider: p, model: {name}, input_usd_per_mtok: 1, output_usd_per_mtok: 1}}\n"
+        for name in ("able", "mute", "first", "second")
+    )
+    gateway = (
+        "---\nname: g\ntype: gateway-config\nproviders:\n"
+        f'  p: {{dialect: openai, base_url: "http://p.test/v1"}}\nprices:\n{prices}'
+    )
+    nested = model(to("p/second"), f"target: {{provider: p, model: mute, {lacks}}}", name="inner")
+    rules = (to("p/first"), "target: {model: inner}")
+    world = World(gateway + nested + model(*rules, more=f"rule_type: {kind}\n{fallbacks}"))
+    for draw in (0.0, 0.3, 0.6, 0.99):
+        assert "p/mute" not in order(world, NEEDS[need], draw=draw)
+        assert "p/mute" in order(world, draw=draw)
+    for name in ("p/first", "p/second", "p/able"):
+        world.break_target(name)
+    refused = world.ask(chat(model="m") | NEEDS[need])
+    assert isinstance(refused, Refuse)
+    assert refused.refusal.retry_after_s == 30  # one of the able may be back then
+
+
+def test_the_same_model_may_be_able_in_one_place_and_not_in_the_other() -> None:
+    rules = (
+        "target: {provider: openai, model: gpt-4.1, lacks: [tools]}",
+        "override_params: {temperature: 0}, target: {provider: openai, model: gpt-4.1}",
+    )
+    world = World(model(*rules, more="rule_type: priority-based\n"))
+    command = world.ask(chat(model="m") | NEEDS["tools"])
+    assert isinstance(command, Forward)
+    assert [target.id for target in command.chain.targets] == ["r1"]
+    both = world.ask(chat(model="m"))
+    assert [target.id for target in both.chain.targets] == ["r0", "r1"]

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.breaker import Breakers
-from extproc.core.estimate import MAX_BYTES_PER_TOKEN
-from extproc.core.routing import Chain, Route, text_bytes
+from extproc.core.routing import FIRST_TOKEN_SLACK_MS, Chain, Route, text_bytes
 from extproc.policy.snapshot import BreakerPolicy, Provider, Target, VirtualModel
 from extproc.values.dialect import OWN_OPERATIONS, Operation
 from extproc.values.money import Price, Rates
@@ -157,6 +156,19 @@ def test_a_chain_waits_as_long_as_its_slowest_target() -> None:
     assert chain.without([quick, slow]).timeout_ms == 0
 
 
+def test_streams_are_waited_for_as_long_as_the_most_patient_first_token() -> None:
+    slow, quick = (
+        replace(target(name, timeout_ms=9_000), first_token_timeout_ms=ms)
+        for name, ms in (("a", 900), ("b", 50))
+    )
+    chain = Chain(Operation.CHAT_COMPLETIONS, (quick, slow), POLICY, None, 77)
+    assert (chain.timeout_ms, chain.stream_timeout_ms) == (9_000, 900 + FIRST_TOKEN_SLACK_MS)
+    assert chain.without([slow]).stream_timeout_ms == 50 + FIRST_TOKEN_SLACK_MS
+    assert chain.without([slow]).request_timeout_ms == 77
+    patient = Chain(Operation.CHAT_COMPLETIONS, (quick, target("c", timeout_ms=4_000)), POLICY)
+    assert patient.stream_timeout_ms == 4_000
+
+
 @pytest.mark.parametrize("weights", [(1, 1, 1), (3, 7), (1_000_000, 1), (999_999, 7, 1)])
 def test_the_last_draw_there_is_still_finds_a_target(weights: tuple[int, ...]) -> None:
     route = Route(model(*weights), Operation.CHAT_COMPLETIONS)
@@ -165,15 +177,18 @@ def test_the_last_draw_there_is_still_finds_a_target(weights: tuple[int, ...]) -
     assert names(route.draw(0.0, Breakers(), 0))[0] == "r0"
 
 
-def test_the_narrowest_context_says_how_long_a_text_fits_every_target() -> None:
+def test_the_narrowest_context_says_how_long_a_body_fits_every_target() -> None:
     wide, narrow, unknown = (
         replace(target(name), price=replace(PRICE, context_tokens=context))
         for name, context in (("wide", 1_000), ("narrow", 100), ("unknown", None))
     )
     rules = (replace(target("r0", 1), price=wide.price),)
-    assert Route(
-        VirtualModel("m", rules, (narrow, unknown)), Operation.CHAT_COMPLETIONS
-    ).narrowest_bytes == (100 * MAX_BYTES_PER_TOKEN)
+    assert (
+        Route(
+            VirtualModel("m", rules, (narrow, unknown)), Operation.CHAT_COMPLETIONS
+        ).narrowest_bytes
+        == 100
+    )
     assert text_bytes(unknown) > 2**60
     nothing = VirtualModel("m", (target("r0", 1, frozenset()),), ())
     assert Route(nothing, Operation.CHAT_COMPLETIONS).narrowest_bytes > 2**60

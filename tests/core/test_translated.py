@@ -112,7 +112,7 @@ def test_the_vendor_is_who_made_the_model(model: str, vendor: Vendor) -> None:
 
 
 def test_only_headers_that_a_provider_may_read_go_on() -> None:
-    headers = [("anthropic-beta", b"a,b"), ("x-api-key", b"secret"), ("cookie", b"c")]
+    headers = {"anthropic-beta": "a,b", "x-api-key": "secret", "cookie": "c"}
     assert provider_headers(headers) == (("anthropic-beta", "a,b"),)
 
 

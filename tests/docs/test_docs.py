@@ -205,6 +205,7 @@ def test_the_metrics_are_those_that_are_rendered() -> None:
     metrics.would_block["r"] = 1
     metrics.policy_warnings["w"] = 1
     metrics.tool_calls["s", "t", "admitted"] = 1
+    metrics.google_tokens["f"] = (1, 0)
     metrics.velocity_trips["r"] = metrics.velocity_open["r"] = 1
     lines = metrics.render(World().gate).decode().splitlines()
     rendered = {re.split(r"[ {]", line)[0] for line in lines if not line.startswith("#")}

@@ -1,0 +1,47 @@
+"""Operations that providers answer without a charge: nothing is reserved or counted for them, but
+they fail over like any other."""
+
+from __future__ import annotations
+
+from extproc.core.callers import Caller, Plan
+from extproc.core.gate import Gate, InFlight
+from extproc.core.generation import Generation
+from extproc.core.holds import Applicable
+from extproc.core.routing import Chain
+from extproc.ledger.port import Account
+from extproc.wire.inference_request import InferenceRequest
+
+_NO_LIMITS = Applicable(())
+
+
+def subject_of(caller: Caller, request: InferenceRequest) -> tuple[str, ...]:
+    """What the kill switch looks at."""
+    return (*caller.envelope, caller.credential.id, request.model)
+
+
+def remember(
+    gate: Gate,
+    request_id: str,
+    generation: Generation,
+    chain: Chain,
+    caller: Caller,
+    request: InferenceRequest,
+    now_ms: int,
+) -> None:
+    """Keeps what a later attempt has to know, until the request's log entry. No lease ends it if
+    that never comes, so it counts as silent from the beginning."""
+    account = Account((), {"model": request.model})
+    plan = Plan(_NO_LIMITS, (), account, (), subject_of(caller, request))
+    gate.in_flight[request_id] = InFlight(
+        request_id,
+        generation,
+        request.operation,
+        request.body_bytes,
+        chain,
+        plan,
+        None,
+        {},
+        caller,
+        False,
+    )
+    gate.falls_silent(request_id, now_ms)
