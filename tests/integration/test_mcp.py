@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from command import ROOT
 from gateway import HEADERS, Gateway, base_policy
 from mcp import MCPError
 from mcp_rig import ToolServer, client_of, run
@@ -411,3 +412,23 @@ def test_a_hundred_calls_at_once_pass_no_limit(
             assert gateway.settled("credential-calls/tool_calls@app") == 30
         finally:
             assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_what_make_up_serves_can_be_searched_and_read(tmp_path: Path, mode: str) -> None:
+    configs = {path.name: path.read_text() for path in (ROOT / "configs").glob("*.yaml")}
+    gateway = Gateway(tmp_path, configs).start()
+    try:
+
+        async def talk() -> None:
+            url = f"{gateway.url}/mcp/source"
+            async with client_of(url, mode=mode, key="tw-demo-key") as client:
+                tools = {tool.name for tool in (await client.list_tools()).tools}
+                assert tools == {"search", "read_file"}
+                found = await client.call_tool("search", {"query": "def reserve"})
+                assert "ledger/" in found.content[0].text  # type: ignore[union-attr]
+
+        run(talk)
+        assert gateway.settled("tool-calls-of-a-team/tool_calls@data-platform") == 1
+    finally:
+        assert gateway.stop() == 0
