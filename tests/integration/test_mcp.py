@@ -432,3 +432,44 @@ def test_what_make_up_serves_can_be_searched_and_read(tmp_path: Path, mode: str)
         assert gateway.settled("tool-calls-of-a-team/tool_calls@data-platform") == 1
     finally:
         assert gateway.stop() == 0
+
+
+def served(gateway: Gateway) -> bool:
+    try:
+        return httpx.get(f"{gateway.console}/healthz", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_sidecar_that_is_killed_forgets_no_call(
+    servers: dict[str, ToolServer], tmp_path: Path
+) -> None:
+    gateway = Gateway(tmp_path, files(servers, session=3)).start()
+    call = message("tools/call", name="search", arguments={"query": "x"})
+    # One message in one POST: what a stateless client of 2026-07-28 sends.
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    }
+    headers = {
+        **session("killed"), "mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call",
+        "mcp-name": "search",
+    }  # fmt: skip
+
+    def ask(query: str) -> bool:
+        params = {**call["params"], "arguments": {"query": query}, "_meta": meta}
+        answer = post(gateway, {**call, "params": params}, **headers)
+        assert answer.status_code == 200, answer.text
+        return not answer.json()["result"].get("isError", False)
+
+    try:
+        assert [ask("a"), ask("b")] == [True, True]
+        gateway.child("sidecar").kill()
+        deadline = time.monotonic() + 20
+        while not served(gateway):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert [ask("c"), ask("d")] == [True, False]
+    finally:
+        assert gateway.stop() == 0
