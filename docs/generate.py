@@ -33,7 +33,12 @@ _PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJg"
     "gg=="
 )
-_SCHEMA: Json = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+_SCHEMA: Json = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
 _ASK: Json = {"role": "user", "content": "hi"}
 
 _TOOL_FUNCTION: Json = {"name": "f", "description": "d", "parameters": _SCHEMA}
@@ -168,7 +173,8 @@ _HEAD = """# What is translated to what
 
 Made from the code by `python docs/generate.py`; a test keeps it fresh. A row is something that a
 caller asks for, a column the API that the target speaks. Where both speak the same API nothing is
-translated: the body passes byte for byte. Azure is asked as OpenAI is, and OpenAI's own endpoints
+translated: the body passes byte for byte, but for what another vendor left in the conversation.
+Azure is asked as OpenAI is, and OpenAI's own endpoints
 in chat completions unless the caller speaks responses too.
 
 - **yes**: translated.

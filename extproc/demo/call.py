@@ -230,6 +230,11 @@ def received(
         "dialect": operation.dialect,
         "operation": operation.path,
         "path": request.path,
+        "anthropic": {
+            name.lower(): value
+            for name, value in headers.items()
+            if name.lower().startswith("anthropic-")
+        },
         "stream": asked.stream,
         "request_id": headers.get("x-request-id", ""),
         "attempt": headers.get("x-envoy-attempt-count", ""),

@@ -7,11 +7,12 @@ that a dialect must invent are made from ``Context.request_id``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from extproc.dialects.answer import Answer, Event, ProviderError
-from extproc.dialects.conversation import Conversation, Vendor
+from extproc.dialects.conversation import Conversation, KnownAs, Vendor
 
 
 class Context(NamedTuple):
@@ -26,6 +27,8 @@ class Context(NamedTuple):
     """The caller wants the usage chunk of an OpenAI stream."""
     vendor: Vendor = Vendor.OTHER
     """Who answers: whose signatures a stream's thoughts carry."""
+    known_as: Mapping[str, KnownAs] = MappingProxyType({})
+    """Of the request: see ``Conversation``."""
 
 
 class TargetFacts(NamedTuple):

@@ -314,7 +314,17 @@ def encode_answer_body(body: bytes | None) -> bytes:
     """The next bytes of an answer, in place of the provider's; None: those. None hold it back."""
     if body is None:
         return _BODY_AS_IT_IS
-    return _field(4, _field(1, _field(3, _field(1, body))))
+    return _answer_head(len(body)) + body
+
+
+@lru_cache(maxsize=4_096)
+def _answer_head(size: int) -> bytes:
+    """What is before a body of that size: the heads of ``response_body``, its ``response``, the
+    ``body_mutation`` and its ``body``. Events of a stream come in a few sizes."""
+    head = b""
+    for tag in (b"\x0a", b"\x1a", b"\x0a", b"\x22"):
+        head = tag + _varint(len(head) + size) + head
+    return head
 
 
 def encode_given_up() -> bytes:

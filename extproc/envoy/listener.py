@@ -85,7 +85,9 @@ def _connection_manager(settings: GatewaySettings) -> Json:
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "max_request_headers_kb": 60,
         "common_http_protocol_options": {
-            "headers_with_underscores_action": "REJECT_REQUEST",
+            # Gone before anything reads them: software behind us may take them for dashes. Not
+            # refused, because Codex before 0.131 sends its session so.
+            "headers_with_underscores_action": "DROP_HEADER",
             "max_headers_count": 100,
             "idle_timeout": "300s",
         },

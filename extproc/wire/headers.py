@@ -31,8 +31,9 @@ SESSION_HEADERS = (
     "x-session-id",
 )
 """What agent clients send by themselves, in order of precedence. Codex sends ``session-id`` since
-0.131; before, it was ``session_id``, and Envoy rejects underscores in header names because other
-software reads them as dashes, which is a way to smuggle a second identity past us."""
+0.131; before, it was ``session_id``. Envoy drops headers with underscores in their names, because
+other software reads them as dashes, which is a way to smuggle a second identity past us: an older
+Codex has the session that its conversation gives."""
 
 CREDENTIAL_HEADERS = (
     "authorization",

@@ -14,6 +14,7 @@ from extproc.envoy.ext_proc import (
     MESSAGE_TIMEOUT_S,
     attempt_filter,
     request_filter,
+    translating_filter,
 )
 
 
@@ -33,6 +34,13 @@ def test_a_later_attempt_says_which_it_is_and_where_it_goes(rig) -> None:
     assert headers[ATTEMPT_HEADER] == b"2"
     assert cluster in rig.target("p2").clusters.values()
     assert body == b"left so"
+
+
+def test_an_answers_first_bytes_do_not_wait_for_what_its_headers_become() -> None:
+    """A translated stream's first token would pay for the round trip."""
+    config = translating_filter()["typed_config"]
+    assert config["processing_mode"]["response_body_mode"] == "STREAMED"
+    assert config["send_body_without_waiting_for_header_response"] is True
 
 
 def test_the_first_attempt_costs_no_second_call(rig) -> None:

@@ -259,6 +259,55 @@ def test_an_image_reaches_every_other_api(
     assert PNG in json.dumps(gateway.bill()[-1])
 
 
+@pytest.mark.parametrize("inside", ["question", "result"])
+@pytest.mark.parametrize("model", ["gpt", "gem", "rock"])
+def test_an_image_of_an_anthropic_caller_reaches_every_other_api(
+    gateway: Gateway, claude: anthropic.Anthropic, model: str, inside: str
+) -> None:
+    """Also one that a tool gave back, which most agents' screenshots are."""
+    every_provider(gateway, keep_bodies=True)
+    source = {"type": "base64", "media_type": "image/png", "data": PNG}
+    image: Any = {"type": "image", "source": source}
+    messages: list[Any] = [{"role": "user", "content": [image]}]
+    if inside == "result":
+        call = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}}
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [image]}
+        messages = [
+            *HI,
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ]
+    message = claude.messages.create(
+        model=model, max_tokens=50, messages=messages, tools=ANTHROPIC_TOOLS
+    )
+    assert message.content
+    assert PNG in json.dumps(gateway.bill()[-1])
+
+
+@pytest.mark.parametrize("inside", ["question", "result"])
+@pytest.mark.parametrize("model", FOREIGN)
+def test_an_image_of_a_responses_caller_reaches_every_other_api(
+    gateway: Gateway, chat: openai.OpenAI, model: str, inside: str
+) -> None:
+    every_provider(gateway, keep_bodies=True)
+    image: Any = {
+        "type": "input_image",
+        "detail": "auto",
+        "image_url": f"data:image/png;base64,{PNG}",
+    }
+    items: list[Any] = [{"role": "user", "content": [image]}]
+    if inside == "result":
+        items = [
+            *HI,
+            {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c1", "output": [image]},
+        ]
+    tools: Any = [{"type": "function", **TOOLS[0]["function"], "strict": True}]
+    response = chat.responses.create(model=model, input=items, tools=tools)
+    assert response.status == "completed"
+    assert PNG in json.dumps(gateway.bill()[-1])
+
+
 def test_what_the_provider_reads_from_its_cache_is_charged_as_that(
     gateway: Gateway, chat: openai.OpenAI
 ) -> None:
@@ -402,35 +451,6 @@ def test_no_event_is_held_back(gateway: Gateway, chat: openai.OpenAI) -> None:
     arrived = [time.monotonic() - began for chunk in stream if chunk.choices]
     assert len(arrived) > 4
     assert arrived[-1] - arrived[1] > 0.3
-
-
-def test_a_session_changes_its_vendor_and_comes_back(
-    gateway: Gateway, claude: anthropic.Anthropic
-) -> None:
-    """Thinking and tools: what Claude signed is kept for Claude, and left out for others. Between
-    two turns: inside a tool's round Claude itself demands a thought of its own."""
-    every_provider(gateway, answer="thinking_tools")
-    messages: list[Any] = list(HI)
-    for model in ("claude", "gpt", "claude", "rock", "claude"):
-        message = claude.messages.create(
-            model=model,
-            max_tokens=4_000,
-            messages=messages,
-            tools=ANTHROPIC_TOOLS,
-            thinking={"type": "enabled", "budget_tokens": 1_024},
-        )
-        calls = [block for block in message.content if block.type == "tool_use"]
-        assert calls, model
-        content = [block.model_dump(exclude_none=True) for block in message.content]
-        results = [
-            {"type": "tool_result", "tool_use_id": call.id, "content": "Sunny."} for call in calls
-        ]
-        messages += [
-            {"role": "assistant", "content": content},
-            {"role": "user", "content": results},
-            {"role": "assistant", "content": "It is sunny."},
-            {"role": "user", "content": "And tomorrow?"},
-        ]
 
 
 def test_bedrock_is_signed_and_gemini_and_azure_get_their_keys(

@@ -11,7 +11,11 @@ import orjson
 from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Part, Text, Thinking, ToolCall, Vendor
-from extproc.dialects.provider_error import MAX_MESSAGE_CHARACTERS, in_plain_words
+from extproc.dialects.provider_error import (
+    MAX_MESSAGE_CHARACTERS,
+    in_plain_words,
+    kind_of_status,
+)
 from extproc.dialects.usage import token_count
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
@@ -42,7 +46,6 @@ _EXCEPTIONS = {
     "modelstreamerrorexception": (424, "api"),
 }
 """By the exception's name in lower case: what it means, and its status where a stream has none."""
-_KIND_BY_STATUS = {401: "authentication", 403: "permission", 404: "not_found", 429: "rate_limit"}
 
 
 def stop_of(reason: object) -> Stop:
@@ -117,7 +120,7 @@ def read_error(status: int, body: bytes) -> ProviderError:
     document: Any = None
     with suppress(orjson.JSONDecodeError):
         document = orjson.loads(body)
-    kind = _KIND_BY_STATUS.get(status, "api" if status >= 500 else "invalid_request")
+    kind = kind_of_status(status)
     if not isinstance(document, dict):
         return in_plain_words(status, kind, None, body)
     message = str(document.get("message") or document.get("Message") or "")

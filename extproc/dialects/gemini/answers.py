@@ -19,10 +19,14 @@ from extproc.dialects.conversation import (
     ToolCall,
     Vendor,
 )
-from extproc.dialects.provider_error import MAX_MESSAGE_CHARACTERS, in_plain_words
-from extproc.dialects.turns import signed_call_id
+from extproc.dialects.provider_error import (
+    MAX_MESSAGE_CHARACTERS,
+    in_plain_words,
+    kind_of_status,
+)
 from extproc.dialects.usage import token_count
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import signed_call_id
 from extproc.wire.errors import WireError
 
 _STOP = {
@@ -47,7 +51,6 @@ _KIND = {
     "UNAVAILABLE": "overloaded",
     "DEADLINE_EXCEEDED": "timeout",
 }
-_KIND_BY_STATUS = {401: "authentication", 403: "permission", 404: "not_found", 429: "rate_limit"}
 
 
 def read_answer(body: bytes, context: Context) -> Answer:
@@ -134,7 +137,7 @@ def read_error(status: int, body: bytes) -> ProviderError:
         document = orjson.loads(body)
         # A stream that fails at once is a list with one error in it.
         error = (document[0] if isinstance(document, list) else document).get("error")
-    kind = _KIND_BY_STATUS.get(status, "api" if status >= 500 else "invalid_request")
+    kind = kind_of_status(status)
     if not isinstance(error, dict):
         return in_plain_words(status, kind, error, body)
     message = str(error.get("message") or "")[:MAX_MESSAGE_CHARACTERS]
