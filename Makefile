@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test lint unit soak bench bench-peers bench-pairs bench-streams false-refusals compiled test-compiled proto clean
+.PHONY: up test lint unit soak bench bench-peers bench-pairs bench-streams false-refusals example-retrieval compiled test-compiled proto clean
 
 up: $(VENV)/.runtime
 	$(BIN)/tokenweir up --policy configs --listen 127.0.0.1:8080 --console 127.0.0.1:8090 --state .state
@@ -64,6 +64,10 @@ bench-streams: compiled
 # How many affordable calls each kind of budget refuses; seconds, under a virtual clock.
 false-refusals: $(VENV)/.dev
 	$(BIN)/python -m loadtest.false_refusals
+
+# One question about this repository: all of it in the prompt, against two tools behind the gateway.
+example-retrieval: $(VENV)/.dev
+	$(BIN)/python examples/retrieval_vs_stuffing/compare.py
 
 proto: $(VENV)/.dev
 	$(BIN)/python proto/generate.py

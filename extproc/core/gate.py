@@ -16,8 +16,11 @@ from extproc.core.estimate import Estimator
 from extproc.core.generation import Generation
 from extproc.core.kill_switch import KillSwitch
 from extproc.core.latency import Latencies
+from extproc.core.loop_guard import LoopGuard
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
+from extproc.core.tool_list import ToolFilter
+from extproc.core.tool_names import ToolNames
 from extproc.core.velocity import Counted, Velocity
 from extproc.core.waiting import WaitingRoom
 from extproc.core.watched import Watched
@@ -89,6 +92,14 @@ class InFlight:
     """The request's own log entry has arrived; attempts may still wait for theirs."""
 
 
+@dataclass(slots=True, eq=False)
+class OpenCall:
+    """A call of a tool between its admission and its settlement: one attempt, never another."""
+
+    reservation_id: str
+    amounts: Amounts
+
+
 class Gate:
     """The decision state of one sidecar."""
 
@@ -101,8 +112,12 @@ class Gate:
         "in_flight",
         "kills",
         "latencies",
+        "listings",
+        "loop_guard",
         "sessions",
         "tokens",
+        "tool_calls",
+        "tool_names",
         "velocity",
         "waiting",
         "watched",
@@ -122,6 +137,11 @@ class Gate:
         self.watched = Watched()
         self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}
+        self.tool_calls: dict[str, OpenCall] = {}
+        self.tool_names = ToolNames()
+        self.loop_guard = LoopGuard()
+        self.listings: dict[str, ToolFilter] = {}
+        """Of requests for lists of tools, until their answers come: which tools stay in them."""
         self.tokens: frozenset[str] = frozenset()
         """Google key files that have a token: without one a provider can be asked nothing."""
         self.kills.set_policy(generation.policy.kills)
@@ -171,6 +191,7 @@ class Gate:
         request_id, _, number = reservation_id.rpartition("/")
         entry = self.in_flight.get(request_id)
         if entry is None:
+            self.tool_calls.pop(request_id, None)
             return
         attempt = entry.attempts.get(int(number))
         if attempt is not None:

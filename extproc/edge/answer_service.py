@@ -1,10 +1,12 @@
-"""What Envoy calls with the answers of requests whose chain has targets of another dialect: a
-translated attempt's is translated, everybody else's goes on as it is."""
+"""What Envoy calls with the answers of requests whose chain has targets of another dialect, and
+with lists of tools: a translated attempt's answer is translated, a list is filtered, everybody
+else's goes on as it is."""
 
 from __future__ import annotations
 
 import logging
 
+from extproc.core.tool_list import ListFilter
 from extproc.dialects.codec import AnswerTranslation, StreamError
 from extproc.edge import codec
 from extproc.edge.services import Sidecar
@@ -56,16 +58,22 @@ class AnswerService:
             # Ours or Envoy's: written for the caller already.
             stream.send(codec.encode_answer_headers(""), end=True)
             return
-        entry = self._sidecar.gate.in_flight.get(request_id)
-        if entry is None or not entry.attempts:
-            # Nobody knows whose words these are.
-            stream.fail()
-            return
-        # Answers of earlier attempts stay with Envoy.
-        translation = entry.attempts[max(entry.attempts)].translation
-        if translation is None:
-            stream.send(codec.encode_answer_headers(""), end=True)
-            return
+        gate = self._sidecar.gate
+        translation: AnswerTranslation | None
+        allowed = gate.listings.pop(request_id, None)
+        if allowed is not None:
+            translation = ListFilter(allowed)
+        else:
+            entry = gate.in_flight.get(request_id)
+            if entry is None or not entry.attempts:
+                # Nobody knows whose words these are.
+                stream.fail()
+                return
+            # Answers of earlier attempts stay with Envoy.
+            translation = entry.attempts[max(entry.attempts)].translation
+            if translation is None:
+                stream.send(codec.encode_answer_headers(""), end=True)
+                return
         stream.state = translation
         headers = message.response_headers
         content_type = translation.on_headers(*codec.decode_answer_headers(headers))

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt
+from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt, Verdict
 from extproc.core.events import AttemptFailed, Ending, RequestEnded, RequestGoesOn
 from extproc.core.routing import Chain
+from extproc.edge.mcp_codec import encode_call
 from extproc.envoy.ext_proc import (
     DETAILS_ATTRIBUTE,
     MAX_MESSAGE_TIMEOUT_S,
@@ -414,7 +415,7 @@ def _immediate(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> 
     return response.SerializeToString()
 
 
-def encode(command: AwaitBody | Refuse | Answer | Forward | SendAttempt) -> tuple[bytes, bool]:
+def encode(command: Verdict) -> tuple[bytes, bool]:
     """The message for a command, and whether it is the stream's last."""
     if isinstance(command, AwaitBody):
         return AWAIT_BODY_MESSAGE, False
@@ -424,7 +425,9 @@ def encode(command: AwaitBody | Refuse | Answer | Forward | SendAttempt) -> tupl
         return encode_refuse(command), True
     if isinstance(command, SendAttempt):
         return encode_send_attempt(command), True
-    return encode_answer(command), True
+    if isinstance(command, Answer):
+        return encode_answer(command), True
+    return encode_call(command), True
 
 
 # -- access log -----------------------------------------------------------------------------------

@@ -96,14 +96,14 @@ class KeyWatch:
 
 def _key_files(policy: PolicySnapshot) -> dict[str, str]:
     """Files of keys that are injected, and the names of their secrets."""
-    return {
-        provider.credential.name: secret_name(provider.credential)
+    injected = [
+        provider.credential
         for provider in policy.providers.values()
         for dialect in provider.endpoints
-        if provider.credential is not None
-        and provider.credential.kind == "file"
-        and not signs(provider.credential, dialect)
-    }
+        if provider.credential is not None and not signs(provider.credential, dialect)
+    ]
+    injected += [each.credential for each in policy.mcp_servers.values() if each.credential]
+    return {each.name: secret_name(each) for each in injected if each.kind == "file"}
 
 
 def _stamps(paths: Iterable[str]) -> dict[str, Stamp | None]:

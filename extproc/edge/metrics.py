@@ -47,6 +47,7 @@ class Metrics:
         "slow_turns",
         "suspect_usage",
         "target_states",
+        "tool_calls",
         "untranslatable_answers",
         "velocity_open",
         "velocity_trips",
@@ -66,6 +67,8 @@ class Metrics:
         self.degraded_micro_usd = 0
         self.refused: Counter[RefusalCode] = Counter()
         self.would_block: Counter[str] = Counter()
+        self.tool_calls: Counter[tuple[str, str, str]] = Counter()
+        """By MCP server, tool (those that the policy names) and outcome."""
         self.settled = 0
         self.settled_without_usage = 0
         self.suspect_usage = 0
@@ -130,6 +133,12 @@ class _Snapshot(Collector):
         for code, count in self._metrics.refused.items():
             refused.add_metric([code.value], count)
         yield refused
+        calls = CounterMetricFamily(
+            "tokenweir_tool_calls", "Calls of tools", labels=["server", "tool", "outcome"]
+        )
+        for labels, count in self._metrics.tool_calls.items():
+            calls.add_metric(list(labels), count)
+        yield calls
         shadow = CounterMetricFamily(
             "tokenweir_would_block", "What shadow rules would have refused", labels=["rule"]
         )
@@ -170,7 +179,7 @@ class _Snapshot(Collector):
             "tokenweir_policy_generation", "Active policy generation", self._metrics.generation
         )
         yield from _google_tokens(self._metrics.google_tokens)
-        in_flight = len(self._gate.in_flight)
+        in_flight = len(self._gate.in_flight) + len(self._gate.tool_calls)
         yield GaugeMetricFamily("tokenweir_in_flight", "Unsettled requests", in_flight)
         yield from _queue(self._gate.waiting)
         yield from _store(self._store)

@@ -19,6 +19,7 @@ from extproc.envoy.ext_proc import (
     first_token_filter,
 )
 from extproc.envoy.settings import GatewaySettings
+from extproc.policy.mcp_server import McpServer
 from extproc.policy.snapshot import Endpoint, PolicySnapshot, Target
 from extproc.values.dialect import Operation
 from extproc.values.wire_names import METADATA
@@ -31,6 +32,13 @@ UNLIMITED = 2**32 - 1
 MAX_ATTEMPTS = 8
 """Attempts of one request that the upstream stage is attached to. Chains are shorter."""
 DEAD_CLUSTER = "tokenweir_dead"
+
+_UPSTREAM_CODEC: Json = {
+    "name": "envoy.filters.http.upstream_codec",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+    },
+}
 
 
 def clusters(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
@@ -45,6 +53,8 @@ def clusters(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
                 found.setdefault(endpoint.cluster, _endpoint(endpoint, settings))
                 stage = _stage(target, operation)
                 found[name] = _wrapper(name, target, endpoint, stage, settings)
+    for server in snapshot.mcp_servers.values():
+        found[server.endpoint.cluster] = _mcp_server(server, settings)
     return list(found.values())
 
 
@@ -85,15 +95,7 @@ def _wrapper(
     credential = target.provider.credential
     if credential is not None:
         filters.append(credential_filter(credential, endpoint, settings))
-    filters.append(
-        {
-            "name": "envoy.filters.http.upstream_codec",
-            "typed_config": {
-                "@type": "type.googleapis.com/"
-                "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
-            },
-        }
-    )
+    filters.append(_UPSTREAM_CODEC)
     return {
         "name": name,
         "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
@@ -110,15 +112,29 @@ def _wrapper(
                 ],
             },
         },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/"
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http_protocol_options": {}},
-                "http_filters": filters,
-            }
-        },
+        "typed_extension_protocol_options": _protocol_options(filters),
     }
+
+
+def _protocol_options(filters: list[Json]) -> Json:
+    return {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http_protocol_options": {}},
+            "http_filters": filters,
+        }
+    }
+
+
+def _mcp_server(server: McpServer, settings: GatewaySettings) -> Json:
+    """No wrapper: one server, one attempt."""
+    filters = []
+    if server.credential is not None:
+        filters.append(credential_filter(server.credential, server.endpoint, settings))
+    cluster = _endpoint(server.endpoint, settings)
+    filters.append(_UPSTREAM_CODEC)
+    cluster["typed_extension_protocol_options"] = _protocol_options(filters)
+    return cluster
 
 
 def _tls(endpoint: Endpoint, settings: GatewaySettings) -> Json:

@@ -53,9 +53,9 @@ def token_state_file(key_file: str) -> str:
 
 
 def references(snapshot: PolicySnapshot) -> list[CredentialRef]:
-    """The credentials of all providers, each once."""
+    """The credentials of all providers and MCP servers, each once."""
     found = {each.credential for each in snapshot.providers.values() if each.credential}
-    return sorted(found, key=secret_name)
+    return sorted(found | _of_mcp_servers(snapshot), key=secret_name)
 
 
 def secrets(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
@@ -66,7 +66,12 @@ def secrets(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
         for dialect in provider.endpoints
         if provider.credential and not signs(provider.credential, dialect)
     }
+    injected |= _of_mcp_servers(snapshot)
     return [_secret(each, settings) for each in sorted(injected, key=secret_name)]
+
+
+def _of_mcp_servers(snapshot: PolicySnapshot) -> set[CredentialRef]:
+    return {each.credential for each in snapshot.mcp_servers.values() if each.credential}
 
 
 def signs(reference: CredentialRef, dialect: Dialect) -> bool:

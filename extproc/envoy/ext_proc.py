@@ -105,7 +105,7 @@ def every_attempt_filter() -> Json:
 
 def answer_filter() -> Json:
     """On the listener, between the router and what reads the caller's own dialect: the answers of
-    translated attempts, headers and then bytes as they come.
+    translated attempts and lists of tools, headers and then bytes as they come.
 
     It is no stage of the attempt: there the provider's stream may be over and gone while bytes of
     it are still here. When those then fill the client's buffer, Envoy 1.40 tells the stream that is

@@ -181,7 +181,8 @@ end
 
 function envoy_on_response(handle)
   local verdict = handle:streamInfo():dynamicMetadata():get("tokenweir")
-  if not (verdict and verdict.ok) then return end
+  -- What tools answer is nobody's usage.
+  if not (verdict and verdict.ok) or verdict.caller == "mcp" then return end
   local headers = handle:headers()
   if tonumber(headers:get(":status")) >= 400 then temper(handle, headers) end
   local kind = headers:get("content-type") or ""

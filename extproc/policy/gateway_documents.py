@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from extproc.policy.channel_documents import read_channels
 from extproc.policy.drafts import CredentialDraft, Drafts, ProviderDraft
 from extproc.policy.kill_documents import read_kill_switch
+from extproc.policy.mcp_documents import read_mcp_servers
 from extproc.policy.prices import micro_usd_per_mtok
 from extproc.policy.reading import Section
 from extproc.policy.snapshot import CredentialRef, EnvelopeRules
@@ -54,6 +55,7 @@ def read_gateway(document: Section, drafts: Drafts) -> None:
             )
     for price in document.sections("prices"):
         _price(price, drafts)
+    read_mcp_servers(document, drafts)
     read_kill_switch(document, drafts)
     channels = document.section("channels")
     if channels is not None:
@@ -123,6 +125,7 @@ def _credential(section: Section) -> CredentialDraft:
         section.texts("models") if "models" in section else None,
         section.integer("max_sessions", 100_000, 1, 10_000_000),
         section.truth("revoked"),
+        section.texts("mcp_servers") if "mcp_servers" in section else None,
     )
     section.done()
     return draft

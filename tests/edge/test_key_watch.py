@@ -86,6 +86,19 @@ def test_a_file_that_was_written_is_read_again_once_it_stands_still(
     assert [looked(), looked(), looked()] == [[], [f"file:{key}"], []]
 
 
+def test_the_keys_of_mcp_servers_are_looked_at_too(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    text = "name: m\ntype: gateway-config\nmcp_servers:\n"
+    text += f'  docs: {{url: "http://h/mcp", credential: "file:{key}"}}\n'
+    policy, (watch, delivery) = snapshot(more=text), watch_of(tmp_path)
+    key.write_text("one")
+    asyncio.run(watch.look_at_files(policy))
+    key.write_text("other")
+    for _ in range(2):
+        asyncio.run(watch.look_at_files(policy))
+    assert delivery.again == [f"file:{key}"]
+
+
 def test_the_same_length_at_another_time_is_another_key(
     policy: PolicySnapshot, tmp_path: Path
 ) -> None:

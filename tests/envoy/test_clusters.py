@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from certificates import Authority, server_context
 from envoy_rig import PLAIN, Received, Rig, answer
 
 from extproc.envoy.clusters import DEAD_CLUSTER, MAX_ATTEMPTS, clusters
+from extproc.envoy.settings import GatewaySettings
+from extproc.policy.compiler import compile_folder
+from extproc.policy.snapshot import PolicySnapshot
 
 CLOSED = '{endpoints: {openai: "http://127.0.0.1:9/v1", anthropic: "http://127.0.0.1:9"}}'
 NO_HOST = '{dialect: openai, base_url: "http://no-such-host.invalid/v1"}'
@@ -242,3 +246,24 @@ def test_no_cluster_has_a_limit_that_streams_would_meet(rig) -> None:
 
 def test_the_closed_port_has_no_limit_either(rig) -> None:
     assert limits(rig, DEAD_CLUSTER) == {2**32 - 1}
+
+
+# -- MCP servers ----------------------------------------------------------------------------------
+
+
+def test_an_mcp_server_is_asked_with_its_own_key() -> None:
+    text = """
+name: g
+type: gateway-config
+mcp_servers:
+  docs: {url: "https://tools.example.com/mcp", credential: "env:DOCS_TOKEN"}
+"""
+    snapshot = compile_folder({"x.yaml": text.encode()}, 1, {"DOCS_TOKEN": "x"})
+    assert isinstance(snapshot, PolicySnapshot)
+    settings = GatewaySettings("127.0.0.1", 1, Path("/s"), Path("/c"))
+    (server,) = [one for one in clusters(snapshot, settings) if one["name"] != DEAD_CLUSTER]
+    assert server["transport_socket"]["typed_config"]["sni"] == "tools.example.com"
+    (options,) = server["typed_extension_protocol_options"].values()
+    injector, codec = options["http_filters"]
+    assert injector["typed_config"]["credential"]["typed_config"]["header"] == "authorization"
+    assert codec["name"] == "envoy.filters.http.upstream_codec"
