@@ -4,20 +4,35 @@ translated attempt's is translated, everybody else's goes on as it is."""
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
+from extproc.core.commands import Refuse
+from extproc.core.refusals import UNREADABLE_ANSWER
 from extproc.dialects.codec import AnswerTranslation, StreamError
 from extproc.edge import codec
 from extproc.edge.services import Sidecar
 from extproc.edge.stream import Stream, StreamKind
 from extproc.pb import extproc_pb2 as pb
+from extproc.values.dialect import Dialect
 from extproc.wire.errors import WireError
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Answer:
+    """One on its way."""
+
+    request_id: str
+    dialect: Dialect
+    generation: int
+    translation: AnswerTranslation
+    begun: bool = False
+    """The caller has some of it."""
+
+
 class AnswerService:
-    """ext_proc on the listener, for answers: one stream per request. Its state is the answer's
-    translation, or None before the answer's headers."""
+    """ext_proc on the listener, for answers: one stream per request."""
 
     kind = StreamKind.BIDIRECTIONAL
 
@@ -32,22 +47,15 @@ class AnswerService:
         stream.state = None
 
     def message(self, stream: Stream, data: bytes) -> None:
-        """Headers, then the body in pieces. What cannot be read cuts the answer: a wrong one never
-        leaves."""
+        """Headers, then the body in pieces. A wrong answer never leaves: what cannot be read is
+        refused, or cut where the caller has its beginning."""
         message = pb.ProcessingRequest.FromString(data)
-        translation: AnswerTranslation | None = stream.state
-        try:
-            if message.HasField("response_headers") and translation is None:
-                self._headers(stream, message)
-            elif message.HasField("response_body") and translation is not None:
-                piece = message.response_body
-                written = translation.on_body(piece.body, end=piece.end_of_stream)
-                stream.send(codec.encode_answer_body(written), end=piece.end_of_stream)
-            else:
-                stream.fail()
-        except (WireError, StreamError) as error:
-            self._sidecar.metrics.untranslatable_answers += 1
-            _log.warning("an answer could not be translated, and was cut: %s", error)
+        answer: _Answer | None = stream.state
+        if message.HasField("response_headers") and answer is None:
+            self._headers(stream, message)
+        elif message.HasField("response_body") and answer is not None:
+            self._body(stream, message.response_body, answer)
+        else:
             stream.fail()
 
     def _headers(self, stream: Stream, message: pb.ProcessingRequest) -> None:
@@ -66,8 +74,25 @@ class AnswerService:
         if translation is None:
             stream.send(codec.encode_answer_headers(""), end=True)
             return
-        stream.state = translation
+        dialect, generation = entry.operation.dialect, entry.generation.number
+        stream.state = _Answer(request_id, dialect, generation, translation)
         headers = message.response_headers
         content_type = translation.on_headers(*codec.decode_answer_headers(headers))
         end = headers.end_of_stream
         stream.send(codec.encode_answer_headers(content_type), end=end)
+
+    def _body(self, stream: Stream, piece: pb.HttpBody, answer: _Answer) -> None:
+        try:
+            written = answer.translation.on_body(piece.body, end=piece.end_of_stream)
+        except (WireError, StreamError) as error:
+            self._sidecar.metrics.untranslatable_answers += 1
+            _log.warning("an answer could not be translated, and was cut: %s", error)
+            if answer.begun:
+                stream.fail()
+            else:
+                refusal, name = UNREADABLE_ANSWER, answer.request_id
+                refuse = Refuse(refusal, answer.dialect, name, answer.generation, "")
+                stream.send(codec.encode_refuse(refuse), end=True)
+            return
+        answer.begun = answer.begun or bool(written)
+        stream.send(codec.encode_answer_body(written), end=piece.end_of_stream)

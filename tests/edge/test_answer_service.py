@@ -127,13 +127,26 @@ def test_an_answer_that_nobody_knows_is_cut() -> None:
     assert rig.stream.sent == []
 
 
-def test_what_cannot_be_read_is_cut_and_counted() -> None:
+def test_what_cannot_be_read_is_refused_and_counted() -> None:
     rig = Rig()
     rig.headers()
     rig.body(b"<html>", end=True)
+    refused = rig.stream.sent[1].immediate_response
+    assert refused.status.code == 503
+    assert json.loads(refused.body)["error"]["code"] == "no_healthy_target"
+    assert b"html" not in refused.body
+    assert {"x-should-retry"} <= {one.header.key for one in refused.headers.set_headers}
+    assert rig.stream.ended
+    assert rig.metrics.untranslatable_answers == 1
+
+
+def test_what_the_caller_has_the_beginning_of_is_cut() -> None:
+    rig = Rig()
+    rig.headers()
+    rig.stream.state.begun = True
+    rig.body(b"<html>", end=True)
     assert rig.stream.failed
     assert len(rig.stream.sent) == 1
-    assert rig.metrics.untranslatable_answers == 1
 
 
 def test_messages_out_of_order_are_cut() -> None:
