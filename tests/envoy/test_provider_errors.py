@@ -16,7 +16,6 @@ from envoy_rig import Received, Respond, Rig, answer
 from extproc.edge import codec
 
 PATHS = ("/v1/chat/completions", "/v1/messages")
-NOW = datetime.now(UTC)
 
 
 def failing(status: int, *headers: bytes, body: bytes = b"no") -> Respond:
@@ -75,7 +74,7 @@ def test_F53_a_retry_after_is_clamped_for_the_client_and_told_to_the_sidecar(
 
 def test_F53_a_date_is_told_as_the_seconds_until_then(rig: Rig) -> None:
     for days in (0, 1, 59, 60, 366, 800):
-        until = NOW + timedelta(days=days, seconds=40)
+        until = datetime.now(UTC) + timedelta(days=days, seconds=40)
         date = format_datetime(until, usegmt=True).encode()
         rig.providers["p1"].respond = failing(429, b"Retry-After: " + date)
         response = rig.post(["p1"])
