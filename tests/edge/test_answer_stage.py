@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from gateway import chat
-from world import NOW, World
+from world import World
 
 from extproc.core.attempt import AttemptMachine
 from extproc.core.events import AttemptStarted
@@ -59,23 +59,16 @@ class FakeStream:
         return [field.name for message in self.sent for field, _ in message.ListFields()]
 
 
-class FixedClock(Clock):
-    def __init__(self, now_ms: int) -> None:
-        self._now_ms = now_ms
-
-    def now_ms(self) -> int:
-        return self._now_ms
-
-
-def stage(more: str = "", now_ms: int = NOW) -> tuple[AnswerStage, FakeStream, Metrics]:
+def stage(more: str = "", since_ms: int = 0) -> tuple[AnswerStage, FakeStream, Metrics]:
     world = World(MODEL + more)
     first = world.ask(chat(model="quick", stream=True))
     target = first.chain.targets[0]
     cluster = target.clusters[first.chain.operation]
     machine = AttemptMachine(world.gate, AttemptStarted("r1", 1, cluster))
-    machine.on_body(first.body, NOW)
+    clock = Clock()
+    machine.on_body(first.body, clock.now_ms() - since_ms)
     metrics = Metrics()
-    return AnswerStage(machine, FixedClock(now_ms), metrics), FakeStream(), metrics
+    return AnswerStage(machine, clock, metrics), FakeStream(), metrics
 
 
 def headers(status: str = "200", *, end: bool = False) -> pb.ProcessingRequest:
@@ -111,7 +104,7 @@ async def test_it_is_let_go_with_the_first_token_and_asked_for_no_more() -> None
 @pytest.mark.parametrize("late_already", [False, True])
 @in_a_loop
 async def test_in_time_it_is_given_up_for_the_next_target(late_already: bool) -> None:
-    found, stream, metrics = stage(MORE, NOW + 60 * late_already)
+    found, stream, metrics = stage(MORE, 60 * late_already)
     found.message(stream, headers(), "response_headers")
     if not late_already:
         found.message(stream, body(ROLE), "response_body")
