@@ -69,17 +69,17 @@ class AnswerService:
             # Nobody knows whose words these are.
             stream.fail()
             return
-        # Answers of earlier attempts stay with Envoy.
+        # Answers of earlier attempts stay with Envoy. No redirect is an answer: it ends further on.
         translation = entry.attempts[max(entry.attempts)].translation
-        if translation is None:
+        headers = message.response_headers
+        status, content_type = codec.decode_answer_headers(headers)
+        if translation is None or 300 <= status < 400:
             stream.send(codec.encode_answer_headers(""), end=True)
             return
         dialect, generation = entry.operation.dialect, entry.generation.number
         stream.state = _Answer(request_id, dialect, generation, translation)
-        headers = message.response_headers
-        content_type = translation.on_headers(*codec.decode_answer_headers(headers))
-        end = headers.end_of_stream
-        stream.send(codec.encode_answer_headers(content_type), end=end)
+        seen = translation.on_headers(status, content_type)
+        stream.send(codec.encode_answer_headers(seen), end=headers.end_of_stream)
 
     def _body(self, stream: Stream, piece: pb.HttpBody, answer: _Answer) -> None:
         try:

@@ -67,7 +67,12 @@ class Rig:
         self.stream = FakeStream()
 
     def headers(
-        self, request_id: str = "r1", details: str = "via_upstream", *, end: bool = False
+        self,
+        request_id: str = "r1",
+        details: str = "via_upstream",
+        *,
+        end: bool = False,
+        status: bytes = b"200",
     ) -> None:
         message = pb.ProcessingRequest()
         fields = message.attributes["envoy.filters.http.ext_proc"].fields
@@ -75,7 +80,7 @@ class Rig:
         fields["response.code_details"].string_value = details
         found = message.response_headers
         found.end_of_stream = end
-        found.headers.headers.add(key=":status", raw_value=b"200")
+        found.headers.headers.add(key=":status", raw_value=status)
         found.headers.headers.add(key="content-type", raw_value=b"application/json")
         self.service.message(self.stream, message.SerializeToString())
 
@@ -107,7 +112,8 @@ def test_what_envoy_or_we_answered_goes_on_as_it_is(details: str) -> None:
     rig = Rig()
     rig.headers(details=details)
     (message,) = rig.stream.sent
-    assert not message.response_headers.response.header_mutation.set_headers
+    (mark,) = message.response_headers.response.header_mutation.set_headers
+    assert mark.header.key == "x-tw-translated"
     assert rig.stream.ended
     assert not rig.world.gate.in_flight["r1"].attempts[1].answered
 
@@ -118,6 +124,14 @@ def test_an_attempt_in_the_callers_own_dialect_goes_on_as_it_is() -> None:
     rig.headers()
     assert rig.stream.ended
     assert len(rig.stream.sent) == 1
+
+
+@pytest.mark.parametrize("status", [b"302", b"308"])
+def test_F53_a_redirect_is_no_answer_of_the_attempt(status: bytes) -> None:
+    rig = Rig()
+    rig.headers(status=status)
+    assert rig.stream.ended
+    assert not rig.world.gate.in_flight["r1"].attempts[1].answered
 
 
 def test_an_answer_that_nobody_knows_is_cut() -> None:
