@@ -30,6 +30,9 @@ LEDGER_FAILED = Refusal(
     extra=(("degraded", "store_unavailable"),),
 )
 INVALID_CREDENTIAL = Refusal(RefusalCode.INVALID_CREDENTIAL, "The API key is not valid.")
+UNREADABLE_ANSWER = Refusal(
+    RefusalCode.NO_HEALTHY_TARGET, "The provider's answer could not be read. It is charged."
+)
 NO_FIRST_TOKEN = Refusal(
     RefusalCode.NO_HEALTHY_TARGET, "No target began to answer in time.", retry_after_s=1
 )

@@ -5,21 +5,36 @@ else's goes on as it is."""
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
+from extproc.core.commands import Refuse
+from extproc.core.refusals import UNREADABLE_ANSWER
 from extproc.core.tool_list import ListFilter
 from extproc.dialects.codec import AnswerTranslation, StreamError
 from extproc.edge import codec
 from extproc.edge.services import Sidecar
 from extproc.edge.stream import Stream, StreamKind
 from extproc.pb import extproc_pb2 as pb
+from extproc.values.dialect import Dialect
 from extproc.wire.errors import WireError
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Answer:
+    """One on its way."""
+
+    request_id: str
+    dialect: Dialect
+    generation: int
+    translation: AnswerTranslation
+    begun: bool = False
+    """The caller has some of it."""
+
+
 class AnswerService:
-    """ext_proc on the listener, for answers: one stream per request. Its state is the answer's
-    translation, or None before the answer's headers."""
+    """ext_proc on the listener, for answers: one stream per request."""
 
     kind = StreamKind.BIDIRECTIONAL
 
@@ -34,22 +49,15 @@ class AnswerService:
         stream.state = None
 
     def message(self, stream: Stream, data: bytes) -> None:
-        """Headers, then the body in pieces. What cannot be read cuts the answer: a wrong one never
-        leaves."""
+        """Headers, then the body in pieces. A wrong answer never leaves: what cannot be read is
+        refused, or cut where the caller has its beginning."""
         message = pb.ProcessingRequest.FromString(data)
-        translation: AnswerTranslation | None = stream.state
-        try:
-            if message.HasField("response_headers") and translation is None:
-                self._headers(stream, message)
-            elif message.HasField("response_body") and translation is not None:
-                piece = message.response_body
-                written = translation.on_body(piece.body, end=piece.end_of_stream)
-                stream.send(codec.encode_answer_body(written), end=piece.end_of_stream)
-            else:
-                stream.fail()
-        except (WireError, StreamError) as error:
-            self._sidecar.metrics.untranslatable_answers += 1
-            _log.warning("an answer could not be translated, and was cut: %s", error)
+        answer: _Answer | None = stream.state
+        if message.HasField("response_headers") and answer is None:
+            self._headers(stream, message)
+        elif message.HasField("response_body") and answer is not None:
+            self._body(stream, message.response_body, answer)
+        else:
             stream.fail()
 
     def _headers(self, stream: Stream, message: pb.ProcessingRequest) -> None:
@@ -58,24 +66,41 @@ class AnswerService:
             # Ours or Envoy's: written for the caller already.
             stream.send(codec.encode_answer_headers(""), end=True)
             return
-        gate = self._sidecar.gate
-        translation: AnswerTranslation | None
+        gate, headers = self._sidecar.gate, message.response_headers
+        status, content_type, error_name = codec.decode_answer_headers(headers)
         allowed = gate.listings.pop(request_id, None)
+        entry = gate.in_flight.get(request_id)
         if allowed is not None:
-            translation = ListFilter(allowed)
+            # What it would be refused in is said by Envoy.
+            answer = _Answer(request_id, Dialect.OPENAI, 0, ListFilter(allowed), begun=True)
+        elif entry is None or not entry.attempts:
+            # Nobody knows whose words these are.
+            stream.fail()
+            return
         else:
-            entry = gate.in_flight.get(request_id)
-            if entry is None or not entry.attempts:
-                # Nobody knows whose words these are.
-                stream.fail()
-                return
-            # Answers of earlier attempts stay with Envoy.
+            # Answers of earlier attempts stay with Envoy. No redirect is one: it ends further on.
             translation = entry.attempts[max(entry.attempts)].translation
-            if translation is None:
+            if translation is None or 300 <= status < 400:
                 stream.send(codec.encode_answer_headers(""), end=True)
                 return
-        stream.state = translation
-        headers = message.response_headers
-        content_type = translation.on_headers(*codec.decode_answer_headers(headers))
-        end = headers.end_of_stream
-        stream.send(codec.encode_answer_headers(content_type), end=end)
+            dialect, generation = entry.operation.dialect, entry.generation.number
+            answer = _Answer(request_id, dialect, generation, translation)
+        stream.state = answer
+        seen = answer.translation.on_headers(status, content_type, error_name)
+        stream.send(codec.encode_answer_headers(seen), end=headers.end_of_stream)
+
+    def _body(self, stream: Stream, piece: pb.HttpBody, answer: _Answer) -> None:
+        try:
+            written = answer.translation.on_body(piece.body, end=piece.end_of_stream)
+        except (WireError, StreamError) as error:
+            self._sidecar.metrics.untranslatable_answers += 1
+            _log.warning("an answer could not be translated, and was cut: %s", error)
+            if answer.begun:
+                stream.fail()
+            else:
+                refusal, name = UNREADABLE_ANSWER, answer.request_id
+                refuse = Refuse(refusal, answer.dialect, name, answer.generation, "")
+                stream.send(codec.encode_refuse(refuse), end=True)
+            return
+        answer.begun = answer.begun or bool(written)
+        stream.send(codec.encode_answer_body(written), end=piece.end_of_stream)

@@ -62,7 +62,7 @@ class AnswerStage:
         """Envoy sends on what it has and what comes, and asks no more: bytes that are still here
         when the provider is done are what it dies of (see ``answer_filter``)."""
         self.closed()
-        stream.send(codec.encode_answer_headers(""), end=True)
+        stream.send(codec.encode_let_go(), end=True)
 
     def _late(self, stream: Stream) -> None:
         self._alarm = None

@@ -163,7 +163,6 @@ _LIMIT_KEYS = ((b"rl_lr", b"rl_rr", b"rl_tr"), (b"rl_lt", b"rl_rt", b"rl_tt"))
 _SIGNATURE_HEADERS = ("x-amz-date", "x-amz-content-sha256", "x-amz-security-token")
 _OF_A_PROVIDER = "via_upstream"
 """Envoy's response code details of what it did not make itself."""
-_HEADERS_AS_THEY_ARE = _field(2, _field(1, b""))
 GIVEN_UP_STATUS = 504
 """What an attempt that never began to answer counts as; the route retries it like any 5xx."""
 _REMOVED_BETWEEN_ATTEMPTS = b"".join(
@@ -325,11 +324,18 @@ def decode_answer_origin(message: pb.ProcessingRequest) -> tuple[str, bool]:
 
 def encode_answer_headers(content_type: str) -> bytes:
     """What the headers of a translated answer become (its length is not the provider's); with an
-    empty type they stay as they are."""
-    if not content_type:
-        return _HEADERS_AS_THEY_ARE
-    mutation = _set_header("content-type", content_type.encode()) + _field(2, b"content-length")
+    empty type they stay as they are. Either is marked: Envoy passes on no answer of a chain with
+    translated targets that was not here."""
+    mutation = _set_header(TRANSLATED_HEADER, b"1")
+    if content_type:
+        mutation += _set_header("content-type", content_type.encode())
+        mutation += _field(2, b"content-length")
     return _field(2, _field(1, _field(2, mutation)))
+
+
+def encode_let_go() -> bytes:
+    """The headers of an answer that was held back, as they are."""
+    return _field(2, _field(1, b""))
 
 
 def encode_answer_body(body: bytes) -> bytes:

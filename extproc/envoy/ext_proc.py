@@ -25,6 +25,7 @@ wait, and then the time that a decision has. The listener's request timeout ends
 so it does not cut a wait."""
 CLUSTER_ATTRIBUTE = "xds.cluster_name"
 ATTEMPT_HEADER = "x-envoy-attempt-count"
+ANSWER_FILTER = "translated answers"
 REQUEST_ID_ATTRIBUTE = "request.id"
 DETAILS_ATTRIBUTE = "response.code_details"
 MAX_ANSWER_S = 86_400
@@ -118,8 +119,6 @@ def answer_filter() -> Json:
         "response_header_mode": "SEND",
         "response_body_mode": "STREAMED",
     }
-    # Or the first token would pay for one more round trip. It goes out in order all the same.
-    common["send_body_without_waiting_for_header_response"] = True
     ext_proc = {
         "name": "envoy.filters.http.ext_proc",
         "typed_config": {
@@ -128,7 +127,8 @@ def answer_filter() -> Json:
             "response_attributes": [REQUEST_ID_ATTRIBUTE, DETAILS_ATTRIBUTE],
         },
     }
-    return _only_where("translated answers", TRANSLATED_HEADER, ["1"], ext_proc)
+    # Most policies have no use for it: the paths that have enable it.
+    return {**_only_where(ANSWER_FILTER, TRANSLATED_HEADER, ["1"], ext_proc), "disabled": True}
 
 
 def first_token_filter() -> Json:

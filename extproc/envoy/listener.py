@@ -128,7 +128,6 @@ def _http_filters() -> list[Json]:
         },
         answer_filter(),
         _strip_echoed_keys(),
-        _no_redirects(),
         {
             "name": "envoy.filters.http.router",
             "typed_config": {
@@ -138,35 +137,6 @@ def _http_filters() -> list[Json]:
             },
         },
     ]
-
-
-def _no_redirects() -> Json:
-    """A redirect of the last target ends here, as a reply of ours: an SDK would follow it, with the
-    caller's key, to where no policy is."""
-    status_class = "type.googleapis.com/envoy.type.matcher.v3.HttpResponseStatusCodeClassMatchInput"
-    policy = "envoy.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy"
-    matcher = {
-        "predicate": {
-            "single_predicate": {
-                "input": {"name": "status class", "typed_config": {"@type": status_class}},
-                "value_match": {"exact": "3xx"},
-            }
-        },
-        "on_match": {
-            "action": {
-                "name": "bad gateway",
-                "typed_config": {"@type": f"type.googleapis.com/{policy}", "status_code": 502},
-            }
-        },
-    }
-    return {
-        "name": "envoy.filters.http.custom_response",
-        "typed_config": {
-            "@type": "type.googleapis.com/"
-            "envoy.extensions.filters.http.custom_response.v3.CustomResponse",
-            "custom_response_matcher": {"matcher_list": {"matchers": [matcher]}},
-        },
-    }
 
 
 def _guard() -> Json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from extproc.envoy.clusters import DEAD_CLUSTER
+from extproc.envoy.ext_proc import ANSWER_FILTER
 from extproc.policy.snapshot import IDLE_TIMEOUT_MS, PolicySnapshot
 from extproc.values.dialect import MCP_PREFIX, OPERATION_BY_PATH
 from extproc.values.wire_names import (
@@ -63,26 +64,15 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
     decided = [_decided_route(stripped, each) for each in sorted(idle_ms)]
     decided.append(_decided_route(stripped, None))
     to_mcp = _mcp_route(stripped)
+    translated = {operation for target in targets for operation in target.translated}
     waiting = [
-        {
-            "name": f"undecided {path}",
-            "match": {"path": path},
-            # Not a direct response: the body limit applies to routes that forward only.
-            "route": {"cluster": DEAD_CLUSTER},
-        }
-        for path in OPERATION_BY_PATH
+        _waiting_route(path, operation in translated)
+        for path, operation in OPERATION_BY_PATH.items()
     ]
-    waiting.append(
-        {
-            "name": "undecided MCP",
-            "match": {"prefix": MCP_PREFIX},
-            "route": {
-                "cluster": DEAD_CLUSTER,
-                "timeout": "0s",
-                "idle_timeout": f"{MCP_IDLE_TIMEOUT_S}s",
-            },
-        }
-    )
+    to_tools = _waiting_route("MCP", bool(snapshot.mcp_servers))
+    to_tools["match"] = {"prefix": MCP_PREFIX}
+    to_tools["route"] |= {"timeout": "0s", "idle_timeout": f"{MCP_IDLE_TIMEOUT_S}s"}
+    waiting.append(to_tools)
     return {
         "name": ROUTE_TABLE,
         "virtual_hosts": [
@@ -95,6 +85,20 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
             }
         ],
     }
+
+
+def _waiting_route(path: str, translated: bool) -> Json:
+    """Of a path. Which filters a request meets is found here, before it is decided."""
+    route: Json = {
+        "name": f"undecided {path}",
+        "match": {"path": path},
+        # Not a direct response: the body limit applies to routes that forward only.
+        "route": {"cluster": DEAD_CLUSTER},
+    }
+    if translated:
+        enabled = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
+        route["typed_per_filter_config"] = {ANSWER_FILTER: enabled}
+    return route
 
 
 def _decided_route(stripped: list[str], idle_ms: int | None) -> Json:
@@ -115,7 +119,7 @@ def _decided_route(stripped: list[str], idle_ms: int | None) -> Json:
             }
         ],
         # Removed first: where we have nothing to say, the provider's word is gone too.
-        "response_headers_to_remove": list(ANSWER_HEADERS.values()),
+        "response_headers_to_remove": [*ANSWER_HEADERS.values(), TRANSLATED_HEADER],
         "response_headers_to_add": _answer_headers(),
         "route": {
             "inline_cluster_specifier_plugin": _decided_clusters(),

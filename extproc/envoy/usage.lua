@@ -19,6 +19,10 @@ local MONTHS = {
   Jul = 7, Aug = 8, Sep = 9, Oct = 10, Nov = 11, Dec = 12,
 }
 
+local SAID_OF_BODY = { "location", "content-encoding", "etag", "last-modified", "set-cookie" }
+local BAD_GATEWAY = '{"type":"error","error":{"type":"api_error","message":"%s","param":null,'
+  .. '"code":"no_healthy_target","metadata":{"code":"no_healthy_target","retryable":true}}}'
+
 local find, match, sub, gsub = string.find, string.match, string.sub, string.gsub
 local floor = math.floor
 
@@ -179,12 +183,34 @@ local function temper(handle, headers)
   if longest_s > RETRIED_S then headers:replace("x-should-retry", "false") end
 end
 
+-- An error in place of an answer, for OpenAI's SDK and for Anthropic's.
+local function bad_gateway(handle, headers, message)
+  headers:replace(":status", "502")
+  headers:replace("content-type", "application/json")
+  for _, name in ipairs(SAID_OF_BODY) do headers:remove(name) end
+  handle:body(true):setBytes(string.format(BAD_GATEWAY, message))
+end
+
 function envoy_on_response(handle)
   local verdict = handle:streamInfo():dynamicMetadata():get("tokenweir")
-  -- What tools answer is nobody's usage.
-  if not (verdict and verdict.ok) or verdict.caller == "mcp" then return end
+  if not (verdict and verdict.ok) then return end
   local headers = handle:headers()
-  if tonumber(headers:get(":status")) >= 400 then temper(handle, headers) end
+  local status = tonumber(headers:get(":status"))
+  local seen = verdict.caller and headers:get("x-tw-translated")
+  if seen then headers:remove("x-tw-translated") end
+  if status >= 400 then
+    temper(handle, headers)
+  elseif status >= 300 then
+    -- An SDK would follow it, with the caller's key, to where no policy is.
+    bad_gateway(handle, headers, "The provider answered with a redirect, which is not followed.")
+    return
+  elseif verdict.caller == "mcp" then
+    return -- what tools answer is nobody's usage
+  elseif verdict.caller and not seen then
+    -- Decided by a policy that is newer than this request's filters: it may be in another dialect.
+    bad_gateway(handle, headers, "The policy changed while this request waited. Ask again.")
+    return
+  end
   local kind = headers:get("content-type") or ""
   if find(kind, "text/event-stream", 1, true) then
     local hide = verdict.hide_usage == true

@@ -74,7 +74,12 @@ class Rig:
         self.stream = FakeStream()
 
     def headers(
-        self, request_id: str = "r1", details: str = "via_upstream", *, end: bool = False
+        self,
+        request_id: str = "r1",
+        details: str = "via_upstream",
+        *,
+        end: bool = False,
+        status: bytes = b"200",
     ) -> None:
         message = pb.ProcessingRequest()
         fields = message.attributes["envoy.filters.http.ext_proc"].fields
@@ -82,7 +87,7 @@ class Rig:
         fields["response.code_details"].string_value = details
         found = message.response_headers
         found.end_of_stream = end
-        found.headers.headers.add(key=":status", raw_value=b"200")
+        found.headers.headers.add(key=":status", raw_value=status)
         found.headers.headers.add(key="content-type", raw_value=b"application/json")
         self.service.message(self.stream, message.SerializeToString())
 
@@ -114,7 +119,8 @@ def test_what_envoy_or_we_answered_goes_on_as_it_is(details: str) -> None:
     rig = Rig()
     rig.headers(details=details)
     (message,) = rig.stream.sent
-    assert not message.response_headers.response.header_mutation.set_headers
+    (mark,) = message.response_headers.response.header_mutation.set_headers
+    assert mark.header.key == "x-tw-translated"
     assert rig.stream.ended
     assert not rig.world.gate.in_flight["r1"].attempts[1].answered
 
@@ -127,6 +133,14 @@ def test_an_attempt_in_the_callers_own_dialect_goes_on_as_it_is() -> None:
     assert len(rig.stream.sent) == 1
 
 
+@pytest.mark.parametrize("status", [b"302", b"308"])
+def test_F53_a_redirect_is_no_answer_of_the_attempt(status: bytes) -> None:
+    rig = Rig()
+    rig.headers(status=status)
+    assert rig.stream.ended
+    assert not rig.world.gate.in_flight["r1"].attempts[1].answered
+
+
 def test_an_answer_that_nobody_knows_is_cut() -> None:
     rig = Rig()
     rig.headers("r2")
@@ -134,13 +148,26 @@ def test_an_answer_that_nobody_knows_is_cut() -> None:
     assert rig.stream.sent == []
 
 
-def test_what_cannot_be_read_is_cut_and_counted() -> None:
+def test_what_cannot_be_read_is_refused_and_counted() -> None:
     rig = Rig()
     rig.headers()
     rig.body(b"<html>", end=True)
+    refused = rig.stream.sent[1].immediate_response
+    assert refused.status.code == 503
+    assert json.loads(refused.body)["error"]["code"] == "no_healthy_target"
+    assert b"html" not in refused.body
+    assert {"x-should-retry"} <= {one.header.key for one in refused.headers.set_headers}
+    assert rig.stream.ended
+    assert rig.metrics.untranslatable_answers == 1
+
+
+def test_what_the_caller_has_the_beginning_of_is_cut() -> None:
+    rig = Rig()
+    rig.headers()
+    rig.stream.state.begun = True
+    rig.body(b"<html>", end=True)
     assert rig.stream.failed
     assert len(rig.stream.sent) == 1
-    assert rig.metrics.untranslatable_answers == 1
 
 
 def test_messages_out_of_order_are_cut() -> None:

@@ -26,15 +26,15 @@ FAST = BreakerPolicy(1, 60_000, 1_000)
 SLOW = BreakerPolicy(1, 60_000, 60_000)
 
 
-class Skewed(Clock):
-    """A machine whose clock is wrong."""
+class Skewed:
+    """A machine whose clock is wrong. No subclass: the compiled clock can have none."""
 
     def __init__(self, late_ms: int) -> None:
-        super().__init__()
+        self._clock = Clock()
         self.late_ms = late_ms
 
     def now_ms(self) -> int:
-        return super().now_ms() + self.late_ms
+        return self._clock.now_ms() + self.late_ms
 
 
 class Sidecar:

@@ -161,3 +161,22 @@ def test_F53_a_redirect_never_reaches_a_client(
     ended = codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0)
     assert ended.ending.status == 502
     assert not ended.ending.client_gone
+
+
+@pytest.mark.parametrize("claimed", [b"x: 1", b"x-tw-translated: 1"])
+def test_an_answer_that_was_to_be_translated_and_was_not_is_an_error(
+    rig: Rig, claimed: bytes
+) -> None:
+    """A request that waited while its policy began to translate: its filters are older."""
+    document = b'{"type":"message"}'
+    rig.providers["p1"].respond = failing(
+        200, b"content-type: application/json", claimed, body=document
+    )
+    response = rig.post(["p1"], metadata={"caller": "openai"})
+    assert response.status_code == 502
+    assert 'message"' not in response.text.replace('"message":', "")
+    assert response.json()["error"]["code"] == "no_healthy_target"
+    rig.providers["p1"].respond = failing(400, claimed)
+    response = rig.post(["p1"], metadata={"caller": "openai"})
+    assert (response.status_code, response.text) == (400, "no")
+    assert "x-tw-translated" not in response.headers
