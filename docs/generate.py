@@ -1,12 +1,14 @@
 """Writes ``docs/dialects.md``: what each caller's API can say to each target's, by asking the code.
 
 python docs/generate.py
+
+``tests/integration/test_dialect_matrix.py`` sends the same requests through a gateway.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -23,8 +25,8 @@ _NAMES = {
     Operation.RESPONSES: "OpenAI responses",
     Operation.MESSAGES: "Anthropic messages",
 }
-_MODELS = {
-    Dialect.OPENAI: ("gpt-5", Vendor.OPENAI),
+MODELS = {
+    Dialect.OPENAI: ("gpt-5.1", Vendor.OPENAI),
     Dialect.ANTHROPIC: ("claude-haiku-4-5", Vendor.ANTHROPIC),
     Dialect.GEMINI: ("gemini-2.5-pro", Vendor.GOOGLE),
     Dialect.BEDROCK: ("anthropic.claude-haiku-4-5", Vendor.ANTHROPIC),
@@ -33,7 +35,12 @@ _PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJg"
     "gg=="
 )
-_SCHEMA: Json = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+_SCHEMA: Json = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
 _ASK: Json = {"role": "user", "content": "hi"}
 
 _TOOL_FUNCTION: Json = {"name": "f", "description": "d", "parameters": _SCHEMA}
@@ -66,7 +73,10 @@ _CHAT: dict[str, Json] = {
             }
         ]
     },
-    "JSON mode": {"response_format": {"type": "json_object"}},
+    "JSON mode": {
+        "messages": [{"role": "user", "content": "hi, in JSON"}],
+        "response_format": {"type": "json_object"},
+    },
     "JSON schema": {
         "response_format": {
             "type": "json_schema",
@@ -106,7 +116,7 @@ _RESPONSES: dict[str, Json] = {
             }
         ]
     },
-    "JSON mode": {"text": {"format": {"type": "json_object"}}},
+    "JSON mode": {"input": "hi, in JSON", "text": {"format": {"type": "json_object"}}},
     "JSON schema": {
         "text": {"format": {"type": "json_schema", "name": "s", "schema": _SCHEMA, "strict": True}}
     },
@@ -160,15 +170,19 @@ _MESSAGES: dict[str, Json] = {
     "unknown field": {"new_field": 1},
 }
 _SAMPLES = {
-    Operation.CHAT_COMPLETIONS: ({"model": "m", "messages": [_ASK]}, _CHAT),
-    Operation.RESPONSES: ({"model": "m", "input": "hi"}, _RESPONSES),
+    Operation.CHAT_COMPLETIONS: (
+        {"model": "m", "max_completion_tokens": 4096, "messages": [_ASK]},
+        _CHAT,
+    ),
+    Operation.RESPONSES: ({"model": "m", "max_output_tokens": 4096, "input": "hi"}, _RESPONSES),
     Operation.MESSAGES: ({"model": "m", "max_tokens": 4096, "messages": [_ASK]}, _MESSAGES),
 }
 _HEAD = """# What is translated to what
 
 Made from the code by `python docs/generate.py`; a test keeps it fresh. A row is something that a
 caller asks for, a column the API that the target speaks. Where both speak the same API nothing is
-translated: the body passes byte for byte. Azure is asked as OpenAI is, and OpenAI's own endpoints
+translated: the body passes byte for byte, but for what another vendor left in the conversation.
+Azure is asked as OpenAI is, and OpenAI's own endpoints
 in chat completions unless the caller speaks responses too.
 
 - **yes**: translated.
@@ -179,36 +193,69 @@ in chat completions unless the caller speaks responses too.
 
 Embeddings, legacy completions and token counts are not translated: only targets of the caller's own
 API serve them.
+
+`tests/integration/test_dialect_matrix.py` sends every request of these tables through a gateway to
+providers as strict as the real ones. The exact translations of requests, answers, errors and
+streams are in `tests/dialects/golden/`.
+
+Answers keep text, thoughts, tool calls, refusals, the reason to stop and every count that the
+provider gives. Two things need a word. A generated image is in `images` beside the text in chat
+completions (as OpenRouter and LiteLLM have it), an `image_generation_call` in responses, and a line
+of text that says it was left out in messages, which have no place for it. A provider's answer that
+is out of shape or out of order is cut, and charged as reserved.
 """
+
+
+class Verdict(NamedTuple):
+    """What becomes of a request at a target."""
+
+    refused: str = ""
+    """The caller's field that the target's API has no equal of; empty: it is translated."""
+    dropped: tuple[str, ...] = ()
+    """Fields that are left out, each once."""
+
+
+def columns(operation: Operation) -> list[Dialect]:
+    """The APIs that a caller's requests are translated for."""
+    own = operation.dialect if operation is not Operation.RESPONSES else None
+    return [dialect for dialect in MODELS if dialect is not own]
+
+
+def rows(operation: Operation) -> dict[str, Json]:
+    """A whole request for each thing that a caller may ask for, by its name."""
+    base, samples = _SAMPLES[operation]
+    return {name: {**base, **fields} for name, fields in samples.items()}
+
+
+def verdict(operation: Operation, dialect: Dialect, request: Json) -> Verdict:
+    """The code's own."""
+    model, vendor = MODELS[dialect]
+    try:
+        conversation = CALLERS[operation].read_request(orjson.dumps(request))
+        written = TARGETS[dialect].write_request(conversation, TargetFacts(model, vendor))
+    except UntranslatableError as error:
+        return Verdict(error.param)
+    return Verdict(dropped=tuple(dict.fromkeys(written.dropped)))
 
 
 def document() -> str:
     """The text of the page."""
     text = _HEAD
-    for operation, (base, samples) in _SAMPLES.items():
-        columns = [one for one in _MODELS if not _is_own(operation, one)]
-        text += f"\n## {_NAMES[operation]}\n\n| | {' | '.join(columns)} |\n"
-        text += "| --- |" + " --- |" * len(columns) + "\n"
-        for name, fields in samples.items():
-            body = orjson.dumps({**base, **fields})
-            cells = [_cell(operation, dialect, body) for dialect in columns]
+    for operation in _SAMPLES:
+        dialects = columns(operation)
+        text += f"\n## {_NAMES[operation]}\n\n| | {' | '.join(dialects)} |\n"
+        text += "| --- |" + " --- |" * len(dialects) + "\n"
+        for name, request in rows(operation).items():
+            cells = [_cell(verdict(operation, dialect, request)) for dialect in dialects]
             text += f"| {name} | {' | '.join(cells)} |\n"
     return text
 
 
-def _is_own(operation: Operation, dialect: Dialect) -> bool:
-    return operation.dialect is dialect and operation is not Operation.RESPONSES
-
-
-def _cell(operation: Operation, dialect: Dialect, body: bytes) -> str:
-    model, vendor = _MODELS[dialect]
-    try:
-        conversation = CALLERS[operation].read_request(body)
-        written = TARGETS[dialect].write_request(conversation, TargetFacts(model, vendor))
-    except UntranslatableError as error:
-        return f"no (`{error.param}`)"
-    if written.dropped:
-        return "without " + ", ".join(f"`{name}`" for name in dict.fromkeys(written.dropped))
+def _cell(found: Verdict) -> str:
+    if found.refused:
+        return f"no (`{found.refused}`)"
+    if found.dropped:
+        return "without " + ", ".join(f"`{name}`" for name in found.dropped)
     return "yes"
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "correct": "extproc.cli.correct",
     "alerts": "extproc.cli.alerts",
     "acknowledge-loss": "extproc.cli.acknowledge_loss",
+    "google-tokens": "extproc.cli.google_tokens",
 }
 """Command to module. Imported when asked for: the servers' libraries take most of a second."""
 INTERRUPTED = 130

@@ -6,6 +6,9 @@ import json
 
 KEY = "tw-load-key"
 MODEL = "intent-fast"
+CHAT_PATH = "/v1/chat/completions"
+MESSAGES_PATH = "/v1/messages"
+"""Anthropic's API, which takes the body of ``chat_body`` too."""
 SMALL_BYTES = 1_068
 """A short chat turn."""
 MEDIUM_BYTES = 200_000
@@ -14,17 +17,25 @@ LARGE_BYTES = 2_000_000
 """An agent's context with files in it."""
 MEDIUM_MESSAGES = 34
 LARGE_MESSAGES = 340
+MAX_TOKENS = 64
 CALLERS = 256
 """Different users and sessions in turn, so that per-session counters are really looked up."""
 
 _WORDS = "The quick brown fox weighs its tokens before it jumps over the lazy budget. "
 
 
-def chat_body(size_bytes: int, messages: int, *, model: str = MODEL, stream: bool = False) -> bytes:
+def chat_body(
+    size_bytes: int,
+    messages: int,
+    *,
+    model: str = MODEL,
+    stream: bool = False,
+    max_tokens: int = MAX_TOKENS,
+) -> bytes:
     """A chat request of exactly ``size_bytes`` bytes, its text spread over its messages."""
     roles = ("user", "assistant")
     turns = [{"role": roles[number % 2], "content": ""} for number in range(messages)]
-    document: dict[str, object] = {"model": model, "max_tokens": 64, "messages": turns}
+    document: dict[str, object] = {"model": model, "max_tokens": max_tokens, "messages": turns}
     if stream:
         document["stream"] = True
     missing = size_bytes - len(json.dumps(document, separators=(",", ":")))
@@ -37,10 +48,12 @@ def chat_body(size_bytes: int, messages: int, *, model: str = MODEL, stream: boo
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def http_request(body: bytes, caller: int = 0, *, key: str = KEY, extra: str = "") -> bytes:
+def http_request(
+    body: bytes, caller: int = 0, *, key: str = KEY, extra: str = "", path: str = CHAT_PATH
+) -> bytes:
     """A whole HTTP/1.1 request. ``extra`` is more header lines, each ending with CRLF."""
     return (
-        "POST /v1/chat/completions HTTP/1.1\r\n"
+        f"POST {path} HTTP/1.1\r\n"
         "Host: gateway\r\n"
         f"Authorization: Bearer {key}\r\n"
         "Content-Type: application/json\r\n"

@@ -45,6 +45,27 @@ class Child:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-2000:]
 
+    def next_line(self, at_most_s: float, begins: str = "") -> str:
+        """The next line of its stdout that begins so, without it; the lines before are dropped.
+        Raises ``StartError`` when none comes in time."""
+        stdout = self.process.stdout
+        assert stdout is not None
+        deadline = time.monotonic() + at_most_s
+        text = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            while time.monotonic() < deadline:
+                if not selector.select(deadline - time.monotonic()):
+                    break
+                piece = os.read(stdout.fileno(), 65_536)
+                if not piece:
+                    break
+                text += piece
+                for line in text.decode(errors="replace").splitlines(keepends=True):
+                    if line.startswith(begins) and line.endswith("\n"):
+                        return line.removeprefix(begins).strip()
+        raise StartError(f"{self.name} did not answer:\n{self.tail()}")
+
 
 class Processes:
     """Every child of a run. They end with it, however it ends: on return, on an exception, on
@@ -66,15 +87,19 @@ class Processes:
         cpu: int,
         environ: Mapping[str, str] | None = None,
         ready: str | None = None,
+        folder: Path | None = None,
+        talks: bool = False,
     ) -> tuple[Child, str]:
         """Starts a child on one core. With ``ready`` waits for a line of stdout that begins so, and
-        gives what follows it. Raises ``StartError``."""
+        gives what follows it. One that ``talks`` has pipes to stdin and from stdout. Raises
+        ``StartError``."""
         path = self._logs / f"{name}.log"
         with path.open("wb") as log:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if ready else log,
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+                cwd=folder,
+                stdout=subprocess.PIPE if ready or talks else log,
                 stderr=log,
                 env={**os.environ, **(environ or {})},
                 start_new_session=True,
@@ -82,7 +107,7 @@ class Processes:
             )
         child = Child(name, process, path)
         self._children.append(child)
-        return child, _await_line(child, ready) if ready else ""
+        return child, child.next_line(START_S, ready) if ready else ""
 
     def stop_all(self) -> None:
         """SIGTERM to every group, then SIGKILL to what is left of it."""
@@ -94,8 +119,10 @@ class Processes:
                 child.process.wait(max(0.0, deadline - time.monotonic()))
             _signal_group(child.pid, signal.SIGKILL)
             child.process.wait()
-            if child.process.stdout is not None:
-                child.process.stdout.close()
+            for pipe in (child.process.stdin, child.process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):  # what it never read
+                        pipe.close()
         self._children.clear()
 
     def pids(self) -> set[int]:
@@ -197,26 +224,6 @@ def _prepare(cpu: int) -> None:
     """In the child, before it runs its program."""
     os.sched_setaffinity(0, {cpu})
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _await_line(child: Child, ready: str) -> str:
-    stdout = child.process.stdout
-    assert stdout is not None
-    deadline = time.monotonic() + START_S
-    text = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(stdout, selectors.EVENT_READ)
-        while time.monotonic() < deadline:
-            if not selector.select(deadline - time.monotonic()):
-                break
-            piece = os.read(stdout.fileno(), 65_536)
-            if not piece:
-                break
-            text += piece
-            for line in text.decode(errors="replace").splitlines(keepends=True):
-                if line.startswith(ready) and line.endswith("\n"):
-                    return line.removeprefix(ready).strip()
-    raise StartError(f"{child.name} did not start:\n{child.tail()}")
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

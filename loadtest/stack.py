@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import sys
 import time
 import urllib.request
@@ -20,12 +21,15 @@ from pathlib import Path
 from extproc.edge.supervisor import free_port
 from extproc.envoy.process import envoy_command, envoy_path
 from extproc.envoy.settings import GatewaySettings
+from extproc.values.wire_names import ADMIN_SOCKET
 from loadtest.bodies import small_requests
 from loadtest.envoy_config import BUFFER, plain, with_null_ext_proc
 from loadtest.processes import GATEWAY_CPU, LOAD_CPU, START_S, Child, Processes, StartError
 
 HOST = "127.0.0.1"
 POLICY = Path(__file__).parent / "policy"
+STREAM_POLICY = Path(__file__).parent / "stream_policy"
+"""The same limits, and a target of each dialect."""
 POLICY_UPSTREAM = "127.0.0.1:13001"
 """What the policy's providers say; the upstream's real port is written over it."""
 PROVIDER_KEY = {"LOADTEST_PROVIDER_KEY": "sk-loadtest"}
@@ -43,15 +47,25 @@ class Variant:
     requests: Sequence[bytes] = field(default_factory=small_requests)
     """The 1 KB load."""
     console_port: int = 0
+    admin: Path | None = None
+    """The socket of its Envoy's admin interface."""
 
 
 class Stack:
     """Starts variants on one upstream."""
 
-    def __init__(self, processes: Processes, root: Path) -> None:
+    def __init__(
+        self,
+        processes: Processes,
+        root: Path,
+        upstream: str = "loadtest.upstream",
+        policy: Sequence[Path] = (POLICY,),
+    ) -> None:
+        """``policy``: folders, of which a later one's files replace an earlier one's."""
         self._processes = processes
         self._root = root
-        command = [sys.executable, "-m", "loadtest.upstream"]
+        self._policies = policy
+        command = [sys.executable, "-m", upstream]
         self.upstream, port = processes.start("upstream", command, cpu=LOAD_CPU, ready="ready ")
         self.upstream_port = int(port)
 
@@ -107,7 +121,8 @@ class Stack:
             ready="ready",
         )
         envoy = self._gateway_envoy(name, state, port)
-        return Variant(name, port, envoy, sidecar, console_port=console_port)
+        admin = state / "run" / ADMIN_SOCKET
+        return Variant(name, port, envoy, sidecar, console_port=console_port, admin=admin)
 
     # -- parts ------------------------------------------------------------------------------------
 
@@ -120,7 +135,7 @@ class Stack:
         folder = self._root / f"{name}-policy"
         folder.mkdir()
         real = f"{HOST}:{self.upstream_port}"
-        for path in POLICY.glob("*.yaml"):
+        for path in (path for policy in self._policies for path in policy.glob("*.yaml")):
             (folder / path.name).write_text(path.read_text().replace(POLICY_UPSTREAM, real))
         return folder
 
@@ -198,6 +213,21 @@ def governed_metrics(variant: Variant) -> dict[str, float]:
         lines = answer.read().decode().splitlines()
     values = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
     return {name: float(value) for name, value in values if "{" not in name}
+
+
+def envoy_counters(variant: Variant, pattern: str) -> dict[str, int]:
+    """Counters of the variant's Envoy whose names match."""
+    assert variant.admin is not None
+    connection = http.client.HTTPConnection(HOST, timeout=5)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(variant.admin))
+    try:
+        connection.request("GET", f"/stats?filter={pattern}")
+        lines = connection.getresponse().read().decode().splitlines()
+    finally:
+        connection.close()
+    found = (line.split(": ", 1) for line in lines)
+    return {name: int(value) for name, value in found if value.isdigit()}
 
 
 def pin_client() -> None:

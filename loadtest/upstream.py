@@ -93,13 +93,14 @@ class Upstream(asyncio.Protocol):
                 b'data: {"id":"c","object":"chat.completion.chunk","created":%d,"model":"m",'
                 b'"choices":[{"index":0,"delta":{"content":"w"},"finish_reason":null}]}\n\n'
             ) % now_ns()
-            self._transport.write(_chunk(event))
+            self._transport.write(chunk(event))
             if number < self._events - 1:
                 await asyncio.sleep(self._interval_s)
-        self._transport.write(_chunk(_END) + b"0\r\n\r\n")
+        self._transport.write(chunk(_END) + b"0\r\n\r\n")
 
 
-def _chunk(data: bytes) -> bytes:
+def chunk(data: bytes) -> bytes:
+    """As HTTP/1.1 frames it."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 

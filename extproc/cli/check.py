@@ -9,6 +9,7 @@ import orjson
 
 from extproc.cli.arguments import policy_folder
 from extproc.cli.findings import fields, text
+from extproc.cli.key_files import key_file_warnings
 from extproc.policy.loader import load_folder
 
 EXAMPLE = "tokenweir check configs"
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = load_folder(arguments.policy, 1, os.environ)
     refused = isinstance(loaded, list)
     errors = loaded if isinstance(loaded, list) else []
-    warnings = () if isinstance(loaded, list) else loaded.warnings
+    warnings = [] if isinstance(loaded, list) else [*loaded.warnings, *key_file_warnings(loaded)]
     if arguments.json:
         report = {
             "ok": not refused,

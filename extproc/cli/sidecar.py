@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="660 when Envoy runs as another user of the same group (600)",
     )
     add(
+        "--tokens",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="where Google tokens are kept, best in memory (the folder 'tokens' of --sockets)",
+    )
+    add(
         "--listen",
         type=address,
         default=("127.0.0.1", 8080),
@@ -110,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
             tls_certificate=arguments.tls[0],
             tls_key=arguments.tls[1],
             socket_mode=arguments.socket_mode,
+            token_folder=arguments.tokens and arguments.tokens.resolve(),
         ),
         console_host=arguments.console[0],
         console_port=arguments.console[1],

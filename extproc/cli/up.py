@@ -11,6 +11,7 @@ from pathlib import Path
 from extproc.cli.addresses import address
 from extproc.cli.arguments import add_store_and_transport, count, file, policy_folder
 from extproc.cli.findings import say_refused, text
+from extproc.cli.key_files import key_file_warnings
 from extproc.edge.child import StartError
 from extproc.edge.supervisor import Supervisor, UpSettings
 from extproc.policy.loader import load_folder
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     if isinstance(policy, list):
         say_refused(policy)
         return 1
-    for warning in policy.warnings:
+    for warning in (*policy.warnings, *key_file_warnings(policy)):
         print(f"warning {text(warning)}", file=sys.stderr)
     settings = UpSettings(
         policy=arguments.policy.resolve(),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from extproc.core.holds import split
-from extproc.values.limit import MONEY, Alert, Limit, Scope, Unit
+from extproc.values.limit import MONEY, TOOL_CALLS, Alert, Limit, Scope, Unit
 from extproc.values.notice import Notice, Severity
 from extproc.values.window import CalendarWindow
 from extproc.wire.error_body import amount_text
@@ -55,7 +55,7 @@ def crossed(
         ("Ceiling", ceiling),
         ("Used", used),
     ]
-    unit = _UNIT[limit.unit]
+    unit = _unit(limit)
     data: dict[str, str | int] = {
         "rule_id": limit.rule_id,
         "alert": alert.name,
@@ -109,7 +109,11 @@ def amount(limit: Limit, value: int) -> str:
     if limit.unit in MONEY:
         whole, _, fraction = amount_text("usd", value).partition(".")
         return f"${int(whole):,}.{fraction}"
-    return f"{value:,} {_UNIT[limit.unit].replace('_', ' ')}"
+    return f"{value:,} {_unit(limit).replace('_', ' ')}"
+
+
+def _unit(limit: Limit) -> str:
+    return TOOL_CALLS if limit.of_tools else _UNIT[limit.unit]
 
 
 def moment(at_ms: int, zone: str, now_ms: int) -> str:

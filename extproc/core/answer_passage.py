@@ -42,10 +42,11 @@ class AnswerPassage:
         self.is_held = False
         """Whether nothing was let go yet, and something waits."""
 
-    def on_headers(self, status: int, content_type: str) -> bool:
-        """The provider's status and type. Whether they may go on."""
+    def on_headers(self, status: int, content_type: str, error_name: str) -> bool:
+        """The provider's status and type, and what its headers call an error. Whether they may go
+        on."""
         if self._reading is not None:
-            self._reading.on_headers(status, content_type)
+            self._reading.on_headers(status, content_type, error_name)
         self.is_held = self._token is not None and status < 400 and _WHOLE not in content_type
         return not self.is_held
 

@@ -22,7 +22,7 @@ from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.first_token import FirstToken
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
 from extproc.core.holds import ScopeValues, scope_key
-from extproc.core.translated import Translation, provider_headers, refusal_of
+from extproc.core.translated import Translation, edits_at, provider_headers, refusal_of
 from extproc.core.velocity import Counted, TooFast
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import UntranslatableError
@@ -121,7 +121,7 @@ class AttemptMachine:
         applicable = generation.applicable(caller.envelope, caller.credential, model, provider)
         self._counts_likely = applicable.counts_likely
         if applicable.bounds_money and (
-            request.server_tools or request.priority_tier or self._is_longer(request)
+            request.unpriced_at(target.translated) or self._is_longer(request)
         ):
             return self._refuse(refusals.unbounded(request))
         if applicable.watches_money and request.generates and request.max_output_tokens is None:
@@ -218,11 +218,13 @@ class AttemptMachine:
         self._counted = []  # the attempt's own from here on
         self._gate.breakers.sent(target.name, entry.chain.breaker, self._now_ms)
         maximum = None if request is self._arrived else request.max_output_tokens
-        return self._sent(
-            attempt,
-            rewrite(request, target.model, maximum, False),
-            () if request is self._whole else (("clamped", f"max_tokens={maximum}"),),
-        )
+        edits, dropped = edits_at(request, target)
+        notes: tuple[tuple[str, str], ...] = ()
+        if request is not self._whole:
+            notes = (("clamped", f"max_tokens={maximum}"),)
+        if dropped:
+            notes = (*notes, ("dropped", ",".join(dropped)))
+        return self._sent(attempt, rewrite(request, target.model, maximum, False, edits), notes)
 
     def _sent(
         self, attempt: Attempt, body: bytes, notes: tuple[tuple[str, str], ...]

@@ -108,10 +108,16 @@ def ways_on(standings: Sequence[Standing], asked: Asked) -> list[Way]:
 
 
 def notes_of(
-    asked: InferenceRequest, served: InferenceRequest, way: Way | None, store_degraded: str
+    asked: InferenceRequest,
+    served: InferenceRequest,
+    way: Way | None,
+    store_degraded: str,
+    dropped: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """What the answer says of a request that is not served as it was asked: ``Forward.notes``."""
     notes = [("degraded", store_degraded)] if store_degraded else []
+    if dropped:
+        notes.append(("dropped", ",".join(dropped)))
     cut = []
     if served.max_output_tokens != asked.max_output_tokens:
         cut.append(f"max_tokens={served.max_output_tokens}")

@@ -20,6 +20,8 @@ from extproc.policy.snapshot import BreakerPolicy, Target
 
 MAX_BREAKERS = 10_000
 """Targets come from policy, so this only guards against a policy generator gone wild."""
+UNKEYED_RETRY_MS = 5_000
+"""A credential that is missing may be there soon: it is asked for every second to minute."""
 MAX_REST_MS = 60_000
 """The longest that one answer keeps a target out. Who wants more says so again once a minute, and
 one mistaken answer costs no more than that."""
@@ -185,7 +187,7 @@ class Breaker:
 class Breakers:
     """The breakers of all targets, by target name. Most requests only see ``all_closed``."""
 
-    __slots__ = ("_breakers", "_tripped", "_untold", "_wanted", "shared", "stopped")
+    __slots__ = ("_breakers", "_tripped", "_untold", "_wanted", "shared", "stopped", "unkeyed")
 
     def __init__(self) -> None:
         self._breakers: dict[str, Breaker] = {}
@@ -199,15 +201,17 @@ class Breakers:
         """Other sidecars are listening: a probe is agreed on first."""
         self.stopped: frozenset[str] = frozenset()
         """Targets that the kill switch stops: no cooldown brings them back."""
+        self.unkeyed: frozenset[str] = frozenset()
+        """Targets that have no credential, until it is there."""
 
     @property
     def all_closed(self) -> bool:
         """True when no breaker can change a chain."""
-        return not self._tripped and not self.stopped
+        return not self._tripped and not self.stopped and not self.unkeyed
 
     def admits(self, target: str, policy: BreakerPolicy, now_ms: int) -> bool:
         """Whether the target may be tried now."""
-        if target in self.stopped:
+        if target in self.stopped or target in self.unkeyed:
             return False
         if target not in self._tripped:
             return True
@@ -224,7 +228,7 @@ class Breakers:
             return out, trials
         for target in targets:
             name = target.name
-            if name in self.stopped:
+            if name in self.stopped or name in self.unkeyed:
                 out.append(target)
             elif name in self._tripped:
                 breaker = self._breakers[name]
@@ -287,6 +291,8 @@ class Breakers:
 
     def retry_after_ms(self, target: str, policy: BreakerPolicy, now_ms: int) -> int:
         """How long until the target may be tried again; 0 when it may now."""
+        if target in self.unkeyed:
+            return UNKEYED_RETRY_MS
         if target not in self._tripped:
             return 0
         return self._breakers[target].retry_after_ms(policy, now_ms)

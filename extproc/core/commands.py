@@ -8,6 +8,7 @@ from typing import NamedTuple
 from extproc.core.routing import Chain
 from extproc.core.waiting import Waiter
 from extproc.ledger.port import Account, Hold, Remaining
+from extproc.policy.mcp_server import McpServer
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import Amounts
@@ -121,7 +122,41 @@ class Renew(NamedTuple):
     at_least: Amounts
 
 
-Verdict = AwaitBody | Refuse | Answer | Forward | SendAttempt
+class ForwardCall(NamedTuple):
+    """Let a request go to an MCP server."""
+
+    server: McpServer
+    is_list: bool
+    """The answer is a list of tools, and passes the sidecar, which filters it."""
+    labels: tuple[str, str]
+    """Of a call, its server and tool for the metrics; else empty."""
+    after_body: bool
+    """What is answered was the request's body; else its headers, and it has none."""
+    generation: int
+    rules: str
+    remaining: Sequence[Remaining]
+    remove_headers: Sequence[str]
+    now_ms: int
+    notes: Sequence[tuple[str, str]] = ()
+    """As those of ``Forward``."""
+
+
+class RefuseCall(NamedTuple):
+    """Answer the sender of a message to an MCP server with a refusal."""
+
+    refusal: Refusal
+    message_id: bytes | None
+    """As JSON; None where it is not known."""
+    as_result: bool
+    """It is the result of a call of a tool, for the model to read."""
+    labels: tuple[str, str]
+    """As those of ``ForwardCall``."""
+    request_id: str
+    generation: int
+    rules: str
+
+
+Verdict = AwaitBody | Refuse | Answer | Forward | SendAttempt | ForwardCall | RefuseCall
 """What is answered to Envoy at once."""
 Command = Verdict | Reserve | Wait
 EndCommand = Settle | Release

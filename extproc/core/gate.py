@@ -16,8 +16,11 @@ from extproc.core.estimate import Estimator
 from extproc.core.generation import Generation
 from extproc.core.kill_switch import KillSwitch
 from extproc.core.latency import Latencies
+from extproc.core.loop_guard import LoopGuard
 from extproc.core.routing import Chain
 from extproc.core.sessions import Sessions
+from extproc.core.tool_list import ToolFilter
+from extproc.core.tool_names import ToolNames
 from extproc.core.velocity import Counted, Velocity
 from extproc.core.waiting import WaitingRoom
 from extproc.core.watched import Watched
@@ -89,6 +92,14 @@ class InFlight:
     """The request's own log entry has arrived; attempts may still wait for theirs."""
 
 
+@dataclass(slots=True, eq=False)
+class OpenCall:
+    """A call of a tool between its admission and its settlement: one attempt, never another."""
+
+    reservation_id: str
+    amounts: Amounts
+
+
 class Gate:
     """The decision state of one sidecar."""
 
@@ -101,7 +112,12 @@ class Gate:
         "in_flight",
         "kills",
         "latencies",
+        "listings",
+        "loop_guard",
         "sessions",
+        "tokens",
+        "tool_calls",
+        "tool_names",
         "velocity",
         "waiting",
         "watched",
@@ -121,6 +137,13 @@ class Gate:
         self.watched = Watched()
         self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}
+        self.tool_calls: dict[str, OpenCall] = {}
+        self.tool_names = ToolNames()
+        self.loop_guard = LoopGuard()
+        self.listings: dict[str, ToolFilter] = {}
+        """Of requests for lists of tools, until their answers come: which tools stay in them."""
+        self.tokens: frozenset[str] = frozenset()
+        """Google key files that have a token: without one a provider can be asked nothing."""
         self.kills.set_policy(generation.policy.kills)
         self._stop_targets()
         self._silent_since_ms: dict[str, int] = {}
@@ -140,9 +163,22 @@ class Gate:
         self.kills.set_operators(kills)
         self._stop_targets()
 
+    def know_tokens(self, key_files: frozenset[str]) -> None:
+        """Takes which Google key files have a token, as a whole."""
+        if key_files != self.tokens:
+            self.tokens = key_files
+            self._stop_targets()
+
     def _stop_targets(self) -> None:
-        """Chains are drawn without killed targets, as without those that fail."""
-        kills = self.kills
+        """Chains are drawn without killed targets, and without those that have no credential, as
+        without those that fail."""
+        kills, tokens = self.kills, {"", *self.tokens}
+        self.breakers.unkeyed = frozenset(
+            target.name
+            for model in self.generation.policy.virtual_models.values()
+            for target in model.all_targets
+            if _needs_token(target) not in tokens
+        )
         self.breakers.stopped = frozenset(
             target.name
             for model in self.generation.policy.virtual_models.values()
@@ -155,6 +191,7 @@ class Gate:
         request_id, _, number = reservation_id.rpartition("/")
         entry = self.in_flight.get(request_id)
         if entry is None:
+            self.tool_calls.pop(request_id, None)
             return
         attempt = entry.attempts.get(int(number))
         if attempt is not None:
@@ -185,3 +222,9 @@ class Gate:
             entry = self.in_flight.get(request_id)
             if entry is not None and all(attempt.ended for attempt in entry.attempts.values()):
                 del self.in_flight[request_id]
+
+
+def _needs_token(target: Target) -> str:
+    """The Google key file whose token a target is asked with; empty for other targets."""
+    credential = target.provider.credential
+    return credential.name if credential is not None and credential.kind == "google" else ""

@@ -36,7 +36,7 @@ from extproc.core.holds import (
 )
 from extproc.core.model_list import model_list
 from extproc.core.routing import Chain, Route
-from extproc.core.translated import without_unsayable
+from extproc.core.translated import edits_at, without_unsayable
 from extproc.core.unserved import no_target, too_long
 from extproc.core.velocity import Counted, TooFast
 from extproc.core.verification import credential_of, sender_of, verified
@@ -273,7 +273,7 @@ class RequestMachine:
             plan = self._make_plan(target, "")
         self._plan = plan
         applicable = plan.applicable
-        if applicable.bounds_money and (request.server_tools or request.priority_tier):
+        if applicable.bounds_money and request.unpriced_at(target.translated):
             return self._refuse(refusals.unbounded(request))
         if applicable.counts_sessions:
             credential = caller.credential
@@ -409,7 +409,7 @@ class RequestMachine:
         moved = "".join([f" {hold.limit.key}@{hold.scope_value}" for hold in way.moved])
         plan = self._caller.plans.get((self.operation, request.model, target.name + moved))
         self._plan = plan = plan or self._make_plan(target, moved)
-        if plan.applicable.bounds_money and (request.server_tools or request.priority_tier):
+        if plan.applicable.bounds_money and request.unpriced_at(target.translated):
             return self._refuse(refusals.unbounded(request))
         return self._reserve(way.chain)
 
@@ -450,16 +450,15 @@ class RequestMachine:
         gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         inject_usage = needs_usage_injected(request)
         way = self._way
+        edits, dropped = edits_at(request, target, None if way is None else way.edits)
         notes: Sequence[tuple[str, str]] = ()
-        if granted.degraded or way is not None or request is not self._asked:
-            notes = notes_of(self._asked, request, way, granted.degraded)
+        if granted.degraded or dropped or way is not None or request is not self._asked:
+            notes = notes_of(self._asked, request, way, granted.degraded, dropped)
         self.state = State.DONE
         return Forward(
             chain,
             self.operation,
-            rewrite(
-                request, target.model, maximum, inject_usage, None if way is None else way.edits
-            ),
+            rewrite(request, target.model, maximum, inject_usage, edits),
             inject_usage,
             self._generation.number,
             self._plan.rules,
@@ -486,7 +485,7 @@ class RequestMachine:
         return Forward(
             chain,
             self.operation,
-            rewrite(request, target.model, None, False),
+            rewrite(request, target.model, None, False, edits_at(request, target)[0]),
             False,
             self._generation.number,
             "",

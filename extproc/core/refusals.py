@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from extproc.core.velocity import MINUTE_MS, TooFast
 from extproc.ledger.port import Standing
-from extproc.values.limit import Limit, Scope, Unit
+from extproc.values.limit import TOOL_CALLS, Limit, Scope, Unit
 from extproc.values.refusal import LimitState, Refusal, RefusalCode
 from extproc.values.window import SlidingWindow
 from extproc.wire.error_body import amount_text
@@ -44,7 +44,7 @@ TOO_MANY_IN_FLIGHT = Refusal(
 def over_limit(standing: Standing, estimated: int, now_ms: int) -> Refusal:
     """The refusal of a limit that is full, or too small for the request."""
     limit = standing.hold.limit
-    unit = UNIT_NAME[limit.unit]
+    unit = TOOL_CALLS if limit.of_tools else UNIT_NAME[limit.unit]
     resets_at_ms = standing.resets_at_ms
     retry_after_s = None
     if resets_at_ms is not None:

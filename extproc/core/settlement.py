@@ -12,6 +12,7 @@ from extproc.core.choice import learn_from
 from extproc.core.commands import EndCommand, Release, Renew, Settle
 from extproc.core.events import AttemptFailed, Ending, RequestEnded, RequestGoesOn
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
+from extproc.core.tool_settlement import call_ended, call_goes_on
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Operation
 from extproc.values.limit import NOTHING, Amounts, Unit
@@ -44,7 +45,7 @@ def request_ended(gate: Gate, event: RequestEnded) -> list[EndCommand]:
     """The request is over. Its last attempt ends; earlier ones wait for their own reports."""
     entry = gate.in_flight.get(event.request_id)
     if entry is None:
-        return []
+        return call_ended(gate, event)
     entry.over = True
     commands: list[EndCommand] = []
     if event.attempts == 0:
@@ -67,7 +68,9 @@ def request_goes_on(gate: Gate, event: RequestGoesOn) -> list[Renew]:
     is held for statistical budgets, above what was expected of it, and counts for velocity breakers
     at once."""
     entry = gate.in_flight.get(event.request_id)
-    if entry is None or not entry.attempts:
+    if entry is None:
+        return call_goes_on(gate, event)
+    if not entry.attempts:
         return []
     lease_until_ms = event.now_ms + LEASE_MS
     last = max(entry.attempts)

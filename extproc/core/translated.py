@@ -27,7 +27,9 @@ from extproc.values.dialect import Dialect, Operation
 from extproc.values.refusal import Refusal, RefusalCode
 from extproc.wire.errors import WireError
 from extproc.wire.inference_request import InferenceRequest
+from extproc.wire.reasoning import Edits
 from extproc.wire.usage import Reported
+from extproc.wire.vendor_change import MARK, change_of
 
 CALLERS: dict[Operation, CallerDialect] = {
     Operation.CHAT_COMPLETIONS: OpenAiChat(),
@@ -115,6 +117,18 @@ def vendor_of(target: Target) -> Vendor:
     return Vendor.OTHER
 
 
+def edits_at(
+    request: InferenceRequest, target: Target, edits: Edits | None = None
+) -> tuple[Edits | None, tuple[str, ...]]:
+    """What of the request's body a target must be sent otherwise than it came: ``edits`` and, where
+    it speaks the caller's own API, what another vendor left in the conversation; and what is left
+    out with that, for people."""
+    if MARK not in request.body.body or request.operation in target.translated:
+        return edits, ()
+    change = change_of(request)
+    return {**(edits or {}), **change.edits}, change.dropped
+
+
 def provider_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Of a caller's headers, those that a provider may read."""
     return tuple((name, headers[name]) for name in _READ_BY_PROVIDERS if name in headers)
@@ -123,7 +137,7 @@ def provider_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 class Translation:
     """One attempt's: its request, and its answer as it arrives."""
 
-    __slots__ = ("_answer", "_attempt", "_endpoint", "request")
+    __slots__ = ("_answer", "_attempt", "_endpoint", "_unread", "request")
 
     def __init__(
         self,
@@ -141,9 +155,11 @@ class Translation:
         self.request: WrittenRequest = dialect.write_request(
             conversation, _facts(target, operation, headers)
         )
+        set_headers = {name for name, _ in self.request.headers}
+        self._unread = [name for name, _ in headers if name not in set_headers]
         self._attempt = attempt
         attempt.translated = True
-        context = context._replace(vendor=vendor_of(target))
+        context = context._replace(vendor=vendor_of(target), known_as=conversation.known_as)
         self._answer = AnswerTranslator(caller, dialect, context, stream=conversation.stream)
 
     @property
@@ -168,12 +184,13 @@ class Translation:
     @property
     def dropped(self) -> str:
         """What was left out of the request because the target has no equal, for people."""
-        return ",".join(dict.fromkeys(self.request.dropped))[:_MAX_SAID_CHARACTERS]
+        left_out = dict.fromkeys((*self.request.dropped, *self._unread))
+        return ",".join(left_out)[:_MAX_SAID_CHARACTERS]
 
-    def on_headers(self, status: int, content_type: str) -> str:
+    def on_headers(self, status: int, content_type: str, error_name: str = "") -> str:
         """The content type that the caller gets."""
         self._attempt.answered = status < 300
-        return self._answer.on_headers(status, content_type).content_type
+        return self._answer.on_headers(status, content_type, error_name).content_type
 
     def on_body(self, data: bytes, *, end: bool) -> bytes:
         """The next bytes for the caller; notes what the provider reports it used. Raises

@@ -13,7 +13,7 @@ from aiohttp import web
 from extproc.demo.answer import ERROR_MESSAGE, Answer, BadRequestError, Dialect, Events
 from extproc.demo.asked import Asked, Json
 from extproc.demo.bill import Bill
-from extproc.demo.credentials import key_of
+from extproc.demo.credentials import echoed, key_of
 from extproc.demo.errors import HTML, error_document, error_headers, refusal_document
 from extproc.demo.event_stream import CONTENT_TYPE
 from extproc.demo.faults import Faults
@@ -63,6 +63,7 @@ class Call:
             return failure
         response = web.StreamResponse(headers={"content-type": "application/json"})
         response.headers["request-id"] = f"req_{self.number:08d}"
+        response.headers.update(echoed(self.request, faults))
         if self._streams:
             sse = "text/event-stream; charset=utf-8"
             response.headers["content-type"] = CONTENT_TYPE if self._is_binary else sse
@@ -100,8 +101,10 @@ class Call:
             return None
         self._fail(status or 200)
         dialect, status = self.operation.dialect, status or 500
-        document = error_document(dialect, status, ERROR_MESSAGE, f"req_{self.number:08d}")
-        headers |= error_headers(dialect, status)
+        shown = echoed(self.request, faults)
+        message = " ".join((ERROR_MESSAGE, *shown.values()))
+        document = error_document(dialect, status, message, f"req_{self.number:08d}")
+        headers |= error_headers(dialect, status) | shown
         return web.json_response(document, status=self.status, headers=headers)
 
     def _fail(self, status: int) -> None:
@@ -227,6 +230,11 @@ def received(
         "dialect": operation.dialect,
         "operation": operation.path,
         "path": request.path,
+        "anthropic": {
+            name.lower(): value
+            for name, value in headers.items()
+            if name.lower().startswith("anthropic-")
+        },
         "stream": asked.stream,
         "request_id": headers.get("x-request-id", ""),
         "attempt": headers.get("x-envoy-attempt-count", ""),

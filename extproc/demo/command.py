@@ -33,21 +33,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where it serves; port 0 takes a free one (default 127.0.0.1:0)",
     )
     parser.add_argument("--bill", type=Path, default=None, help="file to append the bill to")
+    parser.add_argument(
+        "--files",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="what its MCP server lets search and read (this program's source)",
+    )
     parser.add_argument("--json", action="store_true", help="say where it listens as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serves until it is told to stop."""
     host, port = arguments.listen
-    asyncio.run(_serve(host, port, arguments.bill, as_json=arguments.json))
+    provider = DemoProvider(arguments.bill, arguments.files)
+    asyncio.run(_serve(host, port, provider, as_json=arguments.json))
     return 0
 
 
-async def _serve(host: str, port: int, bill: Path | None, *, as_json: bool) -> None:
+async def _serve(host: str, port: int, provider: DemoProvider, *, as_json: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    provider = DemoProvider(bill)
     runner = web.AppRunner(
         provider.application(),
         access_log=None,

@@ -42,7 +42,9 @@ class Faults:
 
     ``first_n`` (0: all) and ``rate`` say which requests it applies to. ``output_tokens`` below 0 is
     the default length. ``retry_after`` is sent as it is, sense or nonsense. ``strict`` refuses what
-    the real API would; ``aws_secret`` is the key that Bedrock's calls must be signed with.
+    the real API would; ``aws_secret`` is the key that Bedrock's calls must be signed with. ``keys``
+    (comma between) are the only ones that are taken; ``echo_key`` shows a caller's key in every
+    answer's headers, and in the message of errors.
     """
 
     first_n: int = 0
@@ -74,6 +76,8 @@ class Faults:
     answer: AnswerKind = "text"
     strict: bool = False
     aws_secret: str = ""
+    keys: str = ""
+    echo_key: bool = False
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Faults)}

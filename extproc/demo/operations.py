@@ -111,6 +111,14 @@ def _v1(dialect: str, path: str) -> tuple[str, ...]:
     return (f"/{{provider}}/{dialect}/v1/{path}",)
 
 
+def _openai(path: str) -> tuple[str, ...]:
+    """OpenAI's own path, and Azure's: of its v1 API, and of its dated one, which names what was
+    deployed in the path, but for responses."""
+    dated = path if path == "responses" else f"deployments/{{model}}/{path}"
+    azure = (f"/{{provider}}/azure/openai/v1/{path}", f"/{{provider}}/azure/openai/{dated}")
+    return (*_v1("openai", path), *azure)
+
+
 def gemini_routes(method: str) -> tuple[str, ...]:
     """The paths of one of Google's methods: Gemini's own API and Vertex AI."""
     model = f"models/{{model}}:{method}"
@@ -128,7 +136,7 @@ OPERATIONS: tuple[Operation, ...] = (
         openai_chat.asked,
         _without_body(openai_chat.chat_json),
         openai_chat.chat_events,
-        _v1("openai", "chat/completions"),
+        _openai("chat/completions"),
     ),
     Operation(
         "completions",
@@ -137,7 +145,7 @@ OPERATIONS: tuple[Operation, ...] = (
         openai_chat.asked,
         _without_body(openai_chat.completion_json),
         openai_chat.completion_events,
-        _v1("openai", "completions"),
+        _openai("completions"),
     ),
     Operation(
         "responses",
@@ -146,7 +154,7 @@ OPERATIONS: tuple[Operation, ...] = (
         openai_responses.asked,
         _without_body(openai_responses.document),
         openai_responses.events,
-        _v1("openai", "responses"),
+        _openai("responses"),
     ),
     Operation(
         "embeddings",
@@ -155,7 +163,7 @@ OPERATIONS: tuple[Operation, ...] = (
         openai_embeddings.asked,
         openai_embeddings.document,
         None,
-        _v1("openai", "embeddings"),
+        _openai("embeddings"),
     ),
     Operation(
         "messages",

@@ -2,6 +2,7 @@
 
 ``/{provider}/openai/v1/...`` and its neighbours (``anthropic``, ``gemini``, ``bedrock``) answer for
 any provider name.
+``/mcp`` is an MCP server.
 ``PUT /faults/{provider}`` makes one of them slow, failing, hanging, cut off or dishonest until
 ``DELETE /faults``; ``GET /bill`` is what it all would cost.
 """
@@ -23,6 +24,7 @@ from extproc.demo.bill import Bill
 from extproc.demo.call import Call, refusal, refuse
 from extproc.demo.credentials import check_caller
 from extproc.demo.faults import FaultBook, Faults, faults_from_headers, faults_from_json
+from extproc.demo.mcp_server import McpServer
 from extproc.demo.operations import OPERATIONS, Operation, gemini_routes
 from extproc.demo.prices import PRICES, price_from_json
 from extproc.demo.proto_json import in_camel_case
@@ -49,8 +51,9 @@ COUNT_GEMINI_TOKENS = Counted("gemini", "countTokens")
 class DemoProvider:
     """The routes, over one bill and one book of faults."""
 
-    def __init__(self, bill_file: Path | None = None) -> None:
+    def __init__(self, bill_file: Path | None = None, files: Path | None = None) -> None:
         self.bill = Bill(bill_file)
+        self._mcp_server = McpServer(files)
         self.tokenizer = Tokenizer()
         self._faults = FaultBook()
         self._number = 0
@@ -75,6 +78,7 @@ class DemoProvider:
         for path in gemini_routes(COUNT_GEMINI_TOKENS.path):
             route.add_post(path, self._count_gemini_tokens)
         route.add_get("/{provider}/openai/v1/models", self._models)
+        self._mcp_server.add_to(application)
         return application
 
     # -- administration ---------------------------------------------------------------------------
@@ -194,7 +198,7 @@ def _asked(request: web.Request, operation: Operation, body: Json, faults: Fault
     except (LookupError, TypeError, AttributeError) as error:
         raise BadRequestError("The body of your request is not of the right shape.") from error
     if operation.streams is None:
-        return asked
+        return replace(asked, model=model) if model else asked
     if operation.dialect == "gemini" and operation.streams:
         gemini.check_stream(request.query.get("alt", ""))
     return replace(asked, model=model, stream=operation.streams)

@@ -14,6 +14,8 @@ BYTES_PER_TOKEN_TENTHS = 36
 
 REAL_LIMIT_BYTES = 256 * 1024
 """Longer prompts are counted by length, so that tokenizing one never stalls the other streams."""
+SAMPLE_BYTES = 64 * 1024
+"""Of a longer prompt, so much is really counted: the rest is taken to be alike."""
 
 _PROMPT_FIELDS = (
     "system",
@@ -38,8 +40,11 @@ class Tokenizer:
     def count_text(self, text: str) -> int:
         """Tokens of a text; never more than its UTF-8 bytes."""
         encoded = text.encode("utf-8", "replace")
-        if self._encode is None or len(encoded) > REAL_LIMIT_BYTES:
+        if self._encode is None:
             return -(-len(encoded) * 10 // BYTES_PER_TOKEN_TENTHS)
+        if len(encoded) > REAL_LIMIT_BYTES:
+            sample = self._encode(encoded[:SAMPLE_BYTES].decode("utf-8", "ignore"))
+            return len(encoded) * len(sample) // SAMPLE_BYTES
         return len(self._encode(encoded.decode()))
 
     def count_prompt(self, body: dict[str, Any], raw: bytes, mode: TokenizerMode) -> int:

@@ -1,8 +1,9 @@
 """An answer as every dialect can tell it: whole, or as the events of a stream.
 
 A stream is the same in pieces: ``Started``, then for each part ``PartStarted``, its deltas and
-``PartEnded``, then ``Stopped`` and ``Ended``. Readers give these events in that order and close a
-part before they open the next one, whatever the provider interleaves; writers rely on it.
+``PartEnded`` (for an image ``Shown`` alone), then ``Stopped`` and ``Ended``. Readers give these
+events in that order and close a part before they open the next one, whatever the provider
+interleaves; writers rely on it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from extproc.dialects.conversation import Json, Part
+from extproc.dialects.conversation import Json, Media, Part
 from extproc.values.usage import TokenUsage
 
 
@@ -100,6 +101,13 @@ class PartEnded(NamedTuple):
     part: int
 
 
+class Shown(NamedTuple):
+    """A part that is an image: it comes whole, and nothing else of it follows."""
+
+    part: int
+    media: Media
+
+
 class Stopped(NamedTuple):
     """Why it ended, and the final usage as far as it is known by now."""
 
@@ -124,7 +132,9 @@ class Ended(NamedTuple):
     usage: TokenUsage | None
 
 
-Event = Started | PartStarted | Delta | Signature | PartEnded | Stopped | Ping | Failed | Ended
+Event = (
+    Started | PartStarted | Delta | Signature | PartEnded | Shown | Stopped | Ping | Failed | Ended
+)
 
 
 class ProviderError(NamedTuple):

@@ -7,11 +7,12 @@ that a dialect must invent are made from ``Context.request_id``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from extproc.dialects.answer import Answer, Event, ProviderError
-from extproc.dialects.conversation import Conversation, Vendor
+from extproc.dialects.conversation import Conversation, KnownAs, Vendor
 
 
 class Context(NamedTuple):
@@ -26,6 +27,8 @@ class Context(NamedTuple):
     """The caller wants the usage chunk of an OpenAI stream."""
     vendor: Vendor = Vendor.OTHER
     """Who answers: whose signatures a stream's thoughts carry."""
+    known_as: Mapping[str, KnownAs] = MappingProxyType({})
+    """Of the request: see ``Conversation``."""
 
 
 class TargetFacts(NamedTuple):
@@ -59,8 +62,9 @@ class WrittenRequest(NamedTuple):
 class AnswerTranslation(Protocol):
     """One attempt's answer on its way to the caller."""
 
-    def on_headers(self, status: int, content_type: str) -> str:
-        """The content type that the caller gets."""
+    def on_headers(self, status: int, content_type: str, error_name: str = "") -> str:
+        """The provider's status and type, and what its headers call an error; the content type that
+        the caller gets."""
         ...
 
     def on_body(self, data: bytes, *, end: bool) -> bytes:
@@ -132,6 +136,7 @@ class TargetDialect(Protocol):
         """For one stream."""
         ...
 
-    def read_error(self, status: int, body: bytes) -> ProviderError:
-        """Total: whatever came (HTML, nothing, another shape) is some error."""
+    def read_error(self, status: int, body: bytes, name: str = "") -> ProviderError:
+        """Total: whatever came (HTML, nothing, another shape) is some error. ``name`` is what the
+        headers call it: AWS says it there and not in the body (``x-amzn-errortype``)."""
         ...

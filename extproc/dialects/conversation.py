@@ -155,6 +155,18 @@ class Tool:
 
 
 @dataclass(slots=True, frozen=True)
+class KnownAs:
+    """A tool that the caller's API knows in a form or by a name of its own, where every other knows
+    a function: a call of it is told to the caller in that form."""
+
+    kind: str
+    """``function`` (in a namespace, or with a name that is too long elsewhere), ``custom`` or
+    ``tool_search`` (OpenAI's Responses API)."""
+    name: str
+    namespace: str = ""
+
+
+@dataclass(slots=True, frozen=True)
 class ToolChoice:
     """Which tool the model may or must call."""
 
@@ -198,6 +210,8 @@ class Conversation:
     turns: list[Turn]
     system: list[Text] = field(default_factory=list)
     tools: list[Tool] = field(default_factory=list)
+    known_as: dict[str, KnownAs] = field(default_factory=dict)
+    """Those of ``tools`` that are no plain functions to the caller, by the name they have there."""
     tool_choice: ToolChoice | None = None
     parallel_tools: bool | None = None
     max_output_tokens: int | None = None

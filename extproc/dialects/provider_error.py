@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +23,19 @@ _KIND_BY_STATUS = {
     504: "timeout",
     529: "overloaded",
 }
+_KEY = re.compile(
+    r"\b(?:(?:[Bb]earer|[Bb]asic)\s+(?=\S*\d)"
+    r"|(?=sk-|gsk_|xai-|AIza|ya29\.|AKIA|ASIA|ABSK|IQoJb3Jp|FwoGZXIv|eyJ))"
+    r"[\w.+/=~*-]{8,}"
+)
+"""Credentials as providers' are known to look, and what stands where a header has one."""
+
+
+def without_keys(error: ProviderError) -> ProviderError:
+    """The same error without the credentials that a provider repeats in its message: they are not
+    the caller's. What looks like none of those known stays."""
+    message = _KEY.sub("[credential]", error.message)
+    return error if message == error.message else error._replace(message=message)
 
 
 def kind_of_status(status: int) -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-import orjson
-
 from extproc.dialects.answer import (
     Delta,
     Event,
@@ -20,14 +18,16 @@ from extproc.dialects.answer import (
     PartKind,
     PartStarted,
     ProviderError,
+    Shown,
 )
 from extproc.dialects.codec import StreamError
+from extproc.dialects.conversation import Media
 from extproc.dialects.sse import ServerSentEvent, SseReader
 
 BROKEN_STATUS = 502
 """Of an error that comes inside a stream, after its 200, and of a stream without its end."""
-MISSHAPEN = (orjson.JSONDecodeError, LookupError, TypeError, AttributeError)
-"""What reading a document raises that is not of the dialect's shape."""
+MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading a document raises that is no JSON, or not of the dialect's shape."""
 
 
 def ended_early() -> Failed:
@@ -68,6 +68,12 @@ class PartSequence:
         self.go_on(kind, events)
         if text:
             events.append(Delta(self.number, text))
+
+    def show(self, media: Media, events: list[Event]) -> None:
+        """A part that is there at once."""
+        self.close(events)
+        self.number += 1
+        events.append(Shown(self.number, media))
 
     def close(self, events: list[Event]) -> None:
         """Ends the part that is open, if one is."""

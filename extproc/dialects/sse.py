@@ -45,15 +45,18 @@ class SseReader:
             self._skip_lf = False
             if data[0] == 0x0A:
                 data = data[1:]
-        pieces = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        if data.endswith(b"\r"):
-            self._skip_lf = True
-        for piece in pieces[:-1]:
-            self._line += piece
-            line = bytes(self._line)
-            self._line.clear()
+        if b"\r" in data:
+            self._skip_lf = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        for line in lines:
+            if self._line:  # begun in an earlier piece
+                self._line += line
+                line = bytes(self._line)
+                self._line.clear()
             self._take(line, events)
-        self._line += pieces[-1]
+        self._line += rest
         if self._size + len(self._line) > MAX_EVENT_BYTES:
             raise StreamError(f"an event is longer than {MAX_EVENT_BYTES} bytes")
         return events

@@ -14,10 +14,12 @@ from extproc.dialects.answer import (
     Delta,
     Ended,
     Event,
+    Failed,
     PartEnded,
     PartKind,
     PartStarted,
     Ping,
+    Shown,
     Signature,
     Started,
     Stopped,
@@ -31,7 +33,9 @@ from extproc.dialects.codec import (
     TargetFacts,
     WrittenRequest,
 )
-from extproc.dialects.conversation import Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.conversation import Media, Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.provider_error import without_keys
+from extproc.dialects.soundness import EventOrder, check_answer
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
 
@@ -64,9 +68,10 @@ class AnswerTranslator:
         self._context = context
         self._stream = stream
         """The caller asked for a stream."""
-        self._status = 200
+        self._status, self._error_name = 200, ""
         self._reader: StreamReader | None = None
         self._writer: StreamWriter | None = None
+        self._order = EventOrder()
         self._held: list[bytes] = []
         self._held_bytes = 0
         self.usage: TokenUsage | None = None
@@ -76,9 +81,9 @@ class AnswerTranslator:
         self.speaks = False
         """The stream has said more than that it begins."""
 
-    def on_headers(self, status: int, content_type: str) -> AnswerHeaders:
-        """The provider's status and type."""
-        self._status = status
+    def on_headers(self, status: int, content_type: str, error_name: str = "") -> AnswerHeaders:
+        """The provider's status and type, and what its headers call an error."""
+        self._status, self._error_name = status, error_name
         answered = status < 400
         if answered and content_type.partition(";")[0].strip().lower() in _STREAMS:
             self._reader = self._target.stream_reader(self._context)
@@ -94,6 +99,7 @@ class AnswerTranslator:
             events = list(reader.feed(data))
             if end:
                 events += reader.end()
+            self._order.check(events)
             self._note(events)
             return writer.write(events)
         self._held.append(data)
@@ -104,9 +110,11 @@ class AnswerTranslator:
 
     def _whole(self, body: bytes) -> bytes:
         if self._status >= 400:
-            error = self._target.read_error(self._status, body)
+            error = self._target.read_error(self._status, body, self._error_name)
+            error = without_keys(error)
             return self._caller.write_error(error, self._context)
         answer = self._target.read_answer(body, self._context)
+        check_answer(answer)
         self.usage, self.complete = answer.usage, True
         if self._writer is not None:
             # Asked for as a stream, answered whole.
@@ -114,7 +122,9 @@ class AnswerTranslator:
         return self._caller.write_answer(answer, self._context)
 
     def _note(self, events: list[Event]) -> None:
-        for event in events:
+        for place, event in enumerate(events):
+            if isinstance(event, Failed):
+                events[place] = Failed(without_keys(event.error))
             if not isinstance(event, Started | Ping):
                 self.speaks = True
             if isinstance(event, Started | Stopped | Ended):
@@ -152,6 +162,9 @@ def _part_events(number: int, part: Part) -> Iterator[Event]:
             yield Delta(number, part.text)
             if part.signature:
                 yield Signature(number, part.signature)
+    elif isinstance(part, Media):
+        yield Shown(number, part)
+        return
     else:
-        return  # media: no stream carries it
+        return  # a tool's result: no answer holds one
     yield PartEnded(number)

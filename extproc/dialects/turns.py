@@ -1,25 +1,25 @@
-"""Putting turns together: neighbours of one role are one turn, and results know their tool."""
+"""Putting turns together: neighbours of one role are one turn, results know their tool, and what an
+API demands of their order."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import orjson
 
 from extproc.dialects.conversation import (
     Json,
+    Media,
     Part,
     Role,
+    Text,
     ToolCall,
     ToolResult,
     Turn,
     UntranslatableError,
 )
-
-_MARK = "__sig__"
-"""Between a call's id and its signature. Ids of all vendors are letters, digits, _ and -."""
+from extproc.wire.call_ids import split_call_id
 
 
 def add_parts(turns: list[Turn], role: Role, parts: Iterable[Part]) -> None:
@@ -30,28 +30,16 @@ def add_parts(turns: list[Turn], role: Role, parts: Iterable[Part]) -> None:
         turns.append(Turn(role, list(parts)))
 
 
-def signed_call_id(call_id: str, signature: str) -> str:
-    """A call's id with its signature in it. Google wants the signature back with the call, and no
-    other dialect has a field for it; every client gives ids back as they are."""
-    if not signature:
-        return call_id
-    try:
-        raw = base64.b64decode(signature, validate=True)
-    except (binascii.Error, ValueError):
-        return call_id
-    return f"{call_id}{_MARK}{base64.urlsafe_b64encode(raw).decode().rstrip('=')}"
-
-
 def link_tool_results(turns: Sequence[Turn]) -> None:
     """Takes signatures out of call ids again, and tells each result the name of its tool."""
     names: dict[str, str] = {}
     for turn in turns:
         for part in turn.parts:
             if isinstance(part, ToolCall):
-                part.call_id, part.signature = _split(part.call_id)
+                part.call_id, part.signature = split_call_id(part.call_id)
                 names[part.call_id] = part.name
             elif isinstance(part, ToolResult):
-                part.call_id, _ = _split(part.call_id)
+                part.call_id, _ = split_call_id(part.call_id)
                 part.name = part.name or names.get(part.call_id, "")
 
 
@@ -67,12 +55,63 @@ def arguments_object(call: ToolCall, where: str) -> Json:
     return arguments
 
 
-def _split(call_id: str) -> tuple[str, str]:
-    name, mark, coded = call_id.partition(_MARK)
-    if not mark:
-        return call_id, ""
-    try:
-        raw = base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4))
-    except (binascii.Error, ValueError):
-        return call_id, ""
-    return name, base64.b64encode(raw).decode()
+_BEGIN = "."
+"""What a user says who has said nothing: the least that providers take for words."""
+
+
+def told_turns(turns: Sequence[Turn], is_told: Callable[[Part], bool]) -> list[Turn]:
+    """The turns without the parts that a target is not told, alternating also where nothing of a
+    turn is left."""
+    told: list[Turn] = []
+    for turn in turns:
+        parts = [part for part in turn.parts if is_told(part)]
+        if parts:
+            add_parts(told, turn.role, parts)
+    return told
+
+
+def opened_by_user(turns: Sequence[Turn]) -> tuple[list[Turn], list[str]]:
+    """The turns as those APIs want them that know no conversation without a user's first word, and
+    what is to be told of it."""
+    if turns and turns[0].role is Role.USER:
+        return list(turns), []
+    return [Turn(Role.USER, [Text(_BEGIN)]), *turns], ["messages[0].role"] if turns else []
+
+
+def without_trailing_space(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns, where the last one is an answer that has begun without space at its end, which
+    Claude refuses to go on from."""
+    if not turns or turns[-1].role is not Role.ASSISTANT or not turns[-1].parts:
+        return list(turns)
+    *parts, last = turns[-1].parts
+    if not isinstance(last, Text) or last.text == last.text.rstrip():
+        return list(turns)
+    kept = replace(last, text=last.text.rstrip())
+    return [*turns[:-1], Turn(Role.ASSISTANT, [*parts, kept])]
+
+
+def calls_in_words(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with calls and results as text, for APIs that take those with tools only: what was
+    called and what came of it is told, and nothing can be called."""
+    return [Turn(turn.role, list(_in_words(turn.parts))) for turn in turns]
+
+
+def has_calls(turns: Sequence[Turn]) -> bool:
+    """Whether some turn calls a tool or gives a result."""
+    return any(isinstance(part, ToolCall | ToolResult) for turn in turns for part in turn.parts)
+
+
+def _says(part: Text | Media) -> bool:
+    return isinstance(part, Media) or bool(part.text.strip())
+
+
+def _in_words(parts: Iterable[Part]) -> Iterator[Part]:
+    for part in parts:
+        if isinstance(part, ToolCall):
+            yield Text(f"[called the tool {part.name} with {part.arguments}]")
+        elif isinstance(part, ToolResult):
+            what = "failed" if part.is_error else "answered"
+            yield Text(f"[the tool {part.name} {what}:]".replace("  ", " "))
+            yield from (said for said in part.parts if _says(said))
+        else:
+            yield part

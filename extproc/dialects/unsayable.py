@@ -1,11 +1,17 @@
-"""What a target's API cannot say, where several APIs cannot say it."""
+"""What an API cannot say, where several cannot say it: of a request, and of an answer."""
 
 from __future__ import annotations
 
-from extproc.dialects.conversation import Conversation, UntranslatableError
+from extproc.dialects.conversation import Conversation, Media, UntranslatableError
 
 _OPENAIS = ("top_logprobs", "presence_penalty", "frequency_penalty")
 """Fields that may only say what is so without them."""
+
+
+def unshown(media: Media) -> str:
+    """What stands for something generated in an answer whose API has no place for it: the caller
+    has paid for it, and is told."""
+    return f"[Left out, as this API has no place for it: {media.media_type or media.kind}]"
 
 
 def refuse_extra(conversation: Conversation) -> None:

@@ -1,5 +1,6 @@
-"""What Envoy calls with the answers of requests whose chain has targets of another dialect: a
-translated attempt's is translated, everybody else's goes on as it is."""
+"""What Envoy calls with the answers of requests whose chain has targets of another dialect, and
+with lists of tools: a translated attempt's answer is translated, a list is filtered, everybody
+else's goes on as it is."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 from extproc.core.commands import Refuse
 from extproc.core.refusals import UNREADABLE_ANSWER
+from extproc.core.tool_list import ListFilter
 from extproc.dialects.codec import AnswerTranslation, StreamError
 from extproc.edge import codec
 from extproc.edge.services import Sidecar
@@ -24,7 +26,8 @@ class _Answer:
     """One on its way."""
 
     request_id: str
-    dialect: Dialect
+    dialect: Dialect | None
+    """The caller's; None: a list of tools, which is cut."""
     generation: int
     translation: AnswerTranslation
     begun: bool = False
@@ -64,21 +67,31 @@ class AnswerService:
             # Ours or Envoy's: written for the caller already.
             stream.send(codec.encode_answer_headers(""), end=True)
             return
-        entry = self._sidecar.gate.in_flight.get(request_id)
-        if entry is None or not entry.attempts:
-            # Nobody knows whose words these are.
-            stream.fail()
-            return
-        # Answers of earlier attempts stay with Envoy. No redirect is an answer: it ends further on.
-        translation = entry.attempts[max(entry.attempts)].translation
+        gate = self._sidecar.gate
         headers = message.response_headers
-        status, content_type = codec.decode_answer_headers(headers)
-        if translation is None or 300 <= status < 400:
+        status, content_type, error_name = codec.decode_answer_headers(headers)
+        answer: _Answer | None
+        allowed = gate.listings.pop(request_id, None)
+        if allowed is not None:
+            answer = _Answer(request_id, None, 0, ListFilter(allowed))
+        else:
+            entry = gate.in_flight.get(request_id)
+            if entry is None or not entry.attempts:
+                # Nobody knows whose words these are.
+                stream.fail()
+                return
+            # Answers of earlier attempts stay with Envoy.
+            translation = entry.attempts[max(entry.attempts)].translation
+            answer = None
+            if translation is not None:
+                dialect, generation = entry.operation.dialect, entry.generation.number
+                answer = _Answer(request_id, dialect, generation, translation)
+        if answer is None or 300 <= status < 400:
+            # No redirect is an answer: it ends further on.
             stream.send(codec.encode_answer_headers(""), end=True)
             return
-        dialect, generation = entry.operation.dialect, entry.generation.number
-        stream.state = _Answer(request_id, dialect, generation, translation)
-        seen = translation.on_headers(status, content_type)
+        stream.state = answer
+        seen = answer.translation.on_headers(status, content_type, error_name)
         stream.send(codec.encode_answer_headers(seen), end=headers.end_of_stream)
 
     def _body(self, stream: Stream, piece: pb.HttpBody, answer: _Answer) -> None:
@@ -87,7 +100,7 @@ class AnswerService:
         except (WireError, StreamError) as error:
             self._sidecar.metrics.untranslatable_answers += 1
             _log.warning("an answer could not be translated, and was cut: %s", error)
-            if answer.begun:
+            if answer.begun or answer.dialect is None:
                 stream.fail()
             else:
                 refusal, name = UNREADABLE_ANSWER, answer.request_id

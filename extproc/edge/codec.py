@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt
+from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt, Verdict
 from extproc.core.events import AttemptFailed, Ending, RequestEnded, RequestGoesOn
 from extproc.core.routing import Chain
+from extproc.edge.mcp_codec import encode_call
 from extproc.envoy.ext_proc import (
     DETAILS_ATTRIBUTE,
     MAX_MESSAGE_TIMEOUT_S,
@@ -299,15 +300,14 @@ def encode_send_attempt(command: SendAttempt) -> bytes:
     return _body_response(headers, command.body, b"", said)
 
 
-def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str]:
-    """Status and content type of a provider's answer."""
-    status = content_type = ""
+def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str, str]:
+    """Status and content type of a provider's answer, and what AWS calls an error."""
+    read = dict.fromkeys((":status", "content-type", "x-amzn-errortype"), "")
     for header in message.headers.headers:
-        if header.key == ":status":
-            status = header.raw_value.decode("ascii", "replace")
-        elif header.key == "content-type":
-            content_type = header.raw_value.decode("ascii", "replace")
-    return int(status) if status.isdigit() else 0, content_type
+        if header.key in read:
+            read[header.key] = header.raw_value.decode("ascii", "replace")
+    status, content_type, error_name = read.values()
+    return int(status) if status.isdigit() else 0, content_type, error_name
 
 
 def decode_answer_origin(message: pb.ProcessingRequest) -> tuple[str, bool]:
@@ -340,7 +340,17 @@ def encode_let_go() -> bytes:
 
 def encode_answer_body(body: bytes) -> bytes:
     """The next bytes of a translated answer, in place of the provider's; none hold it back."""
-    return _field(4, _field(1, _field(3, _field(1, body))))
+    return _answer_head(len(body)) + body
+
+
+@lru_cache(maxsize=4_096)
+def _answer_head(size: int) -> bytes:
+    """What is before a body of that size: the heads of ``response_body``, its ``response``, the
+    ``body_mutation`` and its ``body``. Events of a stream come in a few sizes."""
+    head = b""
+    for tag in (b"\x0a", b"\x1a", b"\x0a", b"\x22"):
+        head = tag + _varint(len(head) + size) + head
+    return head
 
 
 def encode_given_up() -> bytes:
@@ -411,7 +421,7 @@ def _immediate(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> 
     return response.SerializeToString()
 
 
-def encode(command: AwaitBody | Refuse | Answer | Forward | SendAttempt) -> tuple[bytes, bool]:
+def encode(command: Verdict) -> tuple[bytes, bool]:
     """The message for a command, and whether it is the stream's last."""
     if isinstance(command, AwaitBody):
         return AWAIT_BODY_MESSAGE, False
@@ -421,7 +431,9 @@ def encode(command: AwaitBody | Refuse | Answer | Forward | SendAttempt) -> tupl
         return encode_refuse(command), True
     if isinstance(command, SendAttempt):
         return encode_send_attempt(command), True
-    return encode_answer(command), True
+    if isinstance(command, Answer):
+        return encode_answer(command), True
+    return encode_call(command), True
 
 
 # -- access log -----------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Metrics:
         "expired",
         "first_token_timeouts",
         "generation",
+        "google_tokens",
         "internal_errors",
         "killed",
         "policy_load_errors",
@@ -46,6 +47,7 @@ class Metrics:
         "slow_turns",
         "suspect_usage",
         "target_states",
+        "tool_calls",
         "untranslatable_answers",
         "velocity_open",
         "velocity_trips",
@@ -65,6 +67,8 @@ class Metrics:
         self.degraded_micro_usd = 0
         self.refused: Counter[RefusalCode] = Counter()
         self.would_block: Counter[str] = Counter()
+        self.tool_calls: Counter[tuple[str, str, str]] = Counter()
+        """By MCP server, tool (those that the policy names) and outcome."""
         self.settled = 0
         self.settled_without_usage = 0
         self.suspect_usage = 0
@@ -80,6 +84,8 @@ class Metrics:
         self.velocity_trips: Counter[str] = Counter()
         self.velocity_open: Counter[str] = Counter()
         self.killed = 0
+        self.google_tokens: dict[str, tuple[int, int]] = {}
+        """By key file: seconds until its token expires, and renewals that failed since."""
         self.target_states: dict[str, str] = {}
 
     def render(self, gate: Gate, store: StoreState = ALL_WELL) -> bytes:
@@ -127,6 +133,12 @@ class _Snapshot(Collector):
         for code, count in self._metrics.refused.items():
             refused.add_metric([code.value], count)
         yield refused
+        calls = CounterMetricFamily(
+            "tokenweir_tool_calls", "Calls of tools", labels=["server", "tool", "outcome"]
+        )
+        for labels, count in self._metrics.tool_calls.items():
+            calls.add_metric(list(labels), count)
+        yield calls
         shadow = CounterMetricFamily(
             "tokenweir_would_block", "What shadow rules would have refused", labels=["rule"]
         )
@@ -166,10 +178,24 @@ class _Snapshot(Collector):
         yield GaugeMetricFamily(
             "tokenweir_policy_generation", "Active policy generation", self._metrics.generation
         )
-        in_flight = len(self._gate.in_flight)
+        yield from _google_tokens(self._metrics.google_tokens)
+        in_flight = len(self._gate.in_flight) + len(self._gate.tool_calls)
         yield GaugeMetricFamily("tokenweir_in_flight", "Unsettled requests", in_flight)
         yield from _queue(self._gate.waiting)
         yield from _store(self._store)
+
+
+def _google_tokens(tokens: dict[str, tuple[int, int]]) -> list[Metric]:
+    left = GaugeMetricFamily(
+        "tokenweir_google_token_seconds_left", "Until a token expires; 0: none", labels=["key_file"]
+    )
+    failed = GaugeMetricFamily(
+        "tokenweir_google_token_failures", "Renewals failed since the last one", labels=["key_file"]
+    )
+    for key_file, (seconds, failures) in tokens.items():
+        left.add_metric([key_file], seconds)
+        failed.add_metric([key_file], failures)
+    return [left, failed] if tokens else []
 
 
 def _queue(room: WaitingRoom) -> list[Metric]:

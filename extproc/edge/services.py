@@ -20,8 +20,10 @@ from extproc.core.commands import (
     Command,
     EndCommand,
     Forward,
+    ForwardCall,
     Peek,
     Refuse,
+    RefuseCall,
     Reserve,
     SendAttempt,
     Settle,
@@ -32,6 +34,7 @@ from extproc.core.events import AttemptStarted, Peeked, RequestBody, RequestHead
 from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.core.queueing import QueueingMachine
+from extproc.core.tool_calls import ToolCallMachine, is_mcp
 from extproc.core.waiting import Turn
 from extproc.dialects.codec import StreamError
 from extproc.edge import codec
@@ -51,13 +54,16 @@ from extproc.ledger.port import (
     Standing,
 )
 from extproc.pb import extproc_pb2 as pb
+from extproc.values.dialect import MCP_PREFIX
 from extproc.values.limit import Unit
 from extproc.values.wire_names import ATTEMPT_LOG
 from extproc.wire.errors import WireError
 
 _log = logging.getLogger(__name__)
 
-Machine = QueueingMachine | AttemptMachine
+Machine = QueueingMachine | AttemptMachine | ToolCallMachine
+
+_MCP = MCP_PREFIX.encode()
 
 _parse_request = pb.ProcessingRequest.FromString
 _parse_log = pb.StreamAccessLogsMessage.FromString
@@ -153,7 +159,7 @@ class _DecidingService(_Service):
             if isinstance(command, Wait):
                 self._wait(stream, machine, command)
                 return
-            if late and isinstance(command, Forward | SendAttempt):
+            if late and isinstance(command, Forward | SendAttempt | ForwardCall):
                 # Until then a write of another connection could fail, and lose this one's record.
                 self._sidecar.ledger.flush()
             self._answer(stream, command)
@@ -225,15 +231,19 @@ class _DecidingService(_Service):
                 metrics.clamped += "clamped" in keys
         elif isinstance(command, SendAttempt):
             metrics.clamped += any(key == "clamped" for key, _ in command.notes)
-        elif isinstance(command, Refuse):
+        elif isinstance(command, Refuse | RefuseCall):
             metrics.refused[command.refusal.code] += 1
+            if isinstance(command, RefuseCall) and command.labels[0]:
+                metrics.tool_calls[(*command.labels, command.refusal.code.value)] += 1
+        elif isinstance(command, ForwardCall) and command.labels[0]:
+            metrics.tool_calls[(*command.labels, "admitted")] += 1
         stream.send(answer, end=end)
 
     def _fail_closed(self, stream: Stream, machine: Machine) -> None:
         self._sidecar.fault("a decision")
         refuse = machine.refuse_internal_error()
         self._sidecar.metrics.refused[refuse.refusal.code] += 1
-        stream.send(codec.encode_refuse(refuse), end=True)
+        stream.send(codec.encode(refuse)[0], end=True)
 
 
 class RequestService(_DecidingService):
@@ -241,11 +251,15 @@ class RequestService(_DecidingService):
 
     def message(self, stream: Stream, data: bytes) -> None:
         """Headers, then the body."""
-        machine: QueueingMachine | None = stream.state
+        machine: QueueingMachine | ToolCallMachine | None = stream.state
         event: RequestHeaders | RequestBody | None = None
         if machine is None:
             event = self._headers(data)
-            machine = stream.state = QueueingMachine(self._sidecar.gate)
+            # Searching the whole message costs less than looking for its path.
+            if _MCP in data and event is not None and is_mcp(event):
+                machine = stream.state = ToolCallMachine(self._sidecar.gate)
+            else:
+                machine = stream.state = QueueingMachine(self._sidecar.gate)
         else:
             event = self._body(data)
         if event is None:
@@ -258,6 +272,7 @@ class RequestService(_DecidingService):
             if isinstance(event, RequestHeaders):
                 found = machine.on_headers(event)
                 if isinstance(found, Peek):
+                    assert isinstance(machine, QueueingMachine)
                     self._peek(stream, machine, found)
                     return
                 command = found

@@ -23,13 +23,13 @@ from extproc.edge.answer_service import AnswerService
 from extproc.edge.channels.channel import Outside
 from extproc.edge.clock import Clock
 from extproc.edge.grpcio_transport import GrpcioServer
+from extproc.edge.key_watch import KeyWatch
 from extproc.edge.kill_board import KillBoard
 from extproc.edge.lean_server import LeanServer
 from extproc.edge.notices import report_velocity
 from extproc.edge.reload import PolicyReloader
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
 from extproc.edge.store import breaker_share, close_ledger, kill_share, open_ledger
-from extproc.edge.stream import Service
 from extproc.envoy.delivery import FileDelivery
 from extproc.envoy.process import write_bootstrap
 from extproc.envoy.render import render
@@ -104,10 +104,10 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     # Before anything is decided by it: an Envoy that outlived a sidecar runs an older policy.
     delivery.write_first(render(policy, gateway))
     await reloader.confirm_first()
+    keys = KeyWatch(gateway, delivery)
+    await keys.look(sidecar)
     gateway.socket_folder.mkdir(parents=True, exist_ok=True)
-    server_type = LeanServer if settings.transport == "lean" else GrpcioServer
-    services = _services(sidecar)
-    servers = [server_type(gateway.socket_folder / name, services[name]) for name in services]
+    servers = _servers(sidecar, settings)
     for server in servers:
         await server.start(gateway.socket_mode)
     write_bootstrap(gateway)
@@ -129,6 +129,7 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
         asyncio.create_task(reloader.watch(sidecar)),
         asyncio.create_task(_tend(sidecar)),
         asyncio.create_task(kills.watch()),
+        asyncio.create_task(keys.watch(sidecar)),
         asyncio.create_task(breakers.watch()),
         asyncio.create_task(_watch_loop(sidecar)),
         asyncio.create_task(alerting.run()),
@@ -149,14 +150,16 @@ async def run_sidecar(settings: SidecarSettings, environ: Mapping[str, str]) -> 
     await close_ledger(ledger)
 
 
-def _services(sidecar: Sidecar) -> dict[str, Service]:
-    """By socket, what Envoy calls. The access log is the last to be stopped."""
-    return {
-        REQUEST_SOCKET: RequestService(sidecar),
-        ATTEMPT_SOCKET: AttemptService(sidecar),
-        ANSWER_SOCKET: AnswerService(sidecar),
-        ACCESS_LOG_SOCKET: AccessLogService(sidecar),
-    }
+def _servers(sidecar: Sidecar, settings: SidecarSettings) -> list[LeanServer | GrpcioServer]:
+    """What Envoy calls; the access log is the last to be stopped."""
+    sockets = settings.gateway.socket_folder
+    server_type = LeanServer if settings.transport == "lean" else GrpcioServer
+    return [
+        server_type(sockets / REQUEST_SOCKET, RequestService(sidecar)),
+        server_type(sockets / ATTEMPT_SOCKET, AttemptService(sidecar)),
+        server_type(sockets / ANSWER_SOCKET, AnswerService(sidecar)),
+        server_type(sockets / ACCESS_LOG_SOCKET, AccessLogService(sidecar)),
+    ]
 
 
 async def _tend(sidecar: Sidecar) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -23,9 +24,11 @@ import aiohttp
 import orjson
 
 from extproc.edge.child import START_TIMEOUT_S, Child, StartError, describe
+from extproc.edge.google_tokens import GoogleTokens
 from extproc.envoy.drain import drain_envoy
 from extproc.envoy.process import EnvoyMissingError, envoy_command, envoy_path
 from extproc.envoy.settings import SYSTEM_CA_FILE, GatewaySettings
+from extproc.envoy.token_folder import memory_folder
 from extproc.values.wire_names import ADMIN_SOCKET
 
 FIRST_PAUSE_S = 0.1
@@ -36,6 +39,8 @@ MAX_RESTARTS = 6
 STABLE_S = 10.0
 MAX_SOCKET_PATH = 90
 """A unix socket's path is at most 107 bytes; longer state folders get their sockets under /tmp."""
+TOKENS_S = 3.0
+"""How long it waits for Google's tokens before it serves: longer, and the others go first."""
 
 _TOKENWEIR = (sys.executable, "-m", "extproc")
 _EXAMPLE = """
@@ -81,6 +86,15 @@ class Supervisor:
             raise StartError(f"--state {settings.state}: {error.strerror}") from None
         self._listen_port = _usable_port("--listen", settings.listen_host, settings.listen_port)
         self._console_port = _usable_port("--console", settings.console_host, settings.console_port)
+        self._gateway = GatewaySettings(
+            settings.listen_host,
+            self._listen_port,
+            self._sockets,
+            settings.state / "envoy",
+            ca_file=settings.ca_file or SYSTEM_CA_FILE,
+            token_folder=memory_folder(settings.state),
+        )
+        self._tokens = GoogleTokens(self._gateway)
         self._demo_url = ""
         self._children: list[Child] = []
 
@@ -114,6 +128,7 @@ class Supervisor:
             await self._drain()
             for child in reversed(self._children):
                 await child.stop()
+            shutil.rmtree(self._gateway.tokens, ignore_errors=True)
             if self._sockets.parent != self._settings.state:
                 with contextlib.suppress(OSError):
                     for socket_file in self._sockets.iterdir():
@@ -126,10 +141,12 @@ class Supervisor:
             await drain_envoy(self._sockets / ADMIN_SOCKET)
 
     async def _serve(self) -> None:
-        await self._start()
-        self._announce()
-        keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
+        # Here and not in the sidecar: who reads what callers send holds no provider's key.
+        keepers = [asyncio.create_task(self._tokens.run())]
         try:
+            await self._start()
+            self._announce()
+            keepers += [asyncio.create_task(self._keep(child)) for child in self._children]
             await asyncio.gather(*keepers)
         finally:
             for keeper in keepers:
@@ -150,15 +167,13 @@ class Supervisor:
 
     async def _start(self) -> None:
         settings = self._settings
-        gateway = GatewaySettings(
-            settings.listen_host, self._listen_port, self._sockets, settings.state / "envoy"
-        )
-        command = _envoy_command(gateway, settings.concurrency)
+        command = _envoy_command(self._gateway, settings.concurrency)
         if settings.demo_provider != "off":
             await self._start_demo_provider()
         await self._child("sidecar", self._sidecar_command()).start(waits_for_ready=True)
         envoy = self._child("envoy", command)
         await envoy.start(waits_for_ready=False)
+        await self._tokens.first(TOKENS_S)
         await self._wait_for_listener(envoy)
 
     def _child(self, name: str, command: list[str]) -> Child:
@@ -184,7 +199,8 @@ class Supervisor:
             "--listen": _place(settings.listen_host, self._listen_port),
             "--console": _place(settings.console_host, self._console_port),
             "--transport": settings.transport,
-            "--ca-file": settings.ca_file or SYSTEM_CA_FILE,
+            "--ca-file": self._gateway.ca_file,
+            "--tokens": self._gateway.tokens,
         }
         if self._demo_url:
             options["--demo-url"] = self._demo_url

@@ -9,19 +9,19 @@ cluster without a host ends the request.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import re
 from typing import Any
 
+from extproc.envoy.credentials import credential_filter
 from extproc.envoy.ext_proc import (
     attempt_filter,
     every_attempt_filter,
     first_token_filter,
 )
 from extproc.envoy.settings import GatewaySettings
-from extproc.policy.snapshot import CredentialRef, Endpoint, PolicySnapshot, Target
-from extproc.values.dialect import Dialect, Operation
+from extproc.policy.mcp_server import McpServer
+from extproc.policy.snapshot import Endpoint, PolicySnapshot, Target
+from extproc.values.dialect import Operation
 from extproc.values.wire_names import METADATA
 
 Json = dict[str, Any]
@@ -33,17 +33,12 @@ MAX_ATTEMPTS = 8
 """Attempts of one request that the upstream stage is attached to. Chains are shorter."""
 DEAD_CLUSTER = "tokenweir_dead"
 
-_BEARER = ("authorization", "Bearer ")
-_CREDENTIAL_HEADER = {
-    Dialect.OPENAI: _BEARER,
-    Dialect.ANTHROPIC: ("x-api-key", ""),
-    Dialect.AZURE_OPENAI: ("api-key", ""),
-    Dialect.GEMINI: ("x-goog-api-key", ""),
-    Dialect.BEDROCK: _BEARER,
+_UPSTREAM_CODEC: Json = {
+    "name": "envoy.filters.http.upstream_codec",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+    },
 }
-_VERTEX_HOST = "aiplatform.googleapis.com"
-_AWS_HOST = re.compile(r"bedrock-runtime(?:-fips)?\.([a-z0-9-]+)\.")
-_AWS_KEY = "AWS_ACCESS_KEY_ID"
 
 
 def clusters(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
@@ -58,6 +53,8 @@ def clusters(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
                 found.setdefault(endpoint.cluster, _endpoint(endpoint, settings))
                 stage = _stage(target, operation)
                 found[name] = _wrapper(name, target, endpoint, stage, settings)
+    for server in snapshot.mcp_servers.values():
+        found[server.endpoint.cluster] = _mcp_server(server, settings)
     return list(found.values())
 
 
@@ -67,16 +64,6 @@ def _stage(target: Target, operation: Operation) -> Json:
     if target.stages_all(operation):
         return every_attempt_filter()
     return attempt_filter(MAX_ATTEMPTS)
-
-
-def secret_name(reference: CredentialRef) -> str:
-    """The SDS name of a credential."""
-    return f"{reference.kind}:{reference.name}"
-
-
-def secret_file(name: str) -> str:
-    """The watched file of one secret: Envoy refuses a file that holds any more than that one."""
-    return f"secret-{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
 
 
 def _endpoint(endpoint: Endpoint, settings: GatewaySettings) -> Json:
@@ -101,31 +88,14 @@ def _endpoint(endpoint: Endpoint, settings: GatewaySettings) -> Json:
     return cluster
 
 
-def signs(reference: CredentialRef, dialect: Dialect) -> bool:
-    """Whether calls are signed with a pair of AWS keys, which Envoy takes from its environment; any
-    other credential of Bedrock is one of its API keys."""
-    return dialect is Dialect.BEDROCK and reference.kind == "env" and reference.name == _AWS_KEY
-
-
 def _wrapper(
     name: str, target: Target, endpoint: Endpoint, stage: Json, settings: GatewaySettings
 ) -> Json:
     filters = [stage]
     credential = target.provider.credential
     if credential is not None:
-        if signs(credential, endpoint.dialect):
-            filters.append(_signer(endpoint))
-        else:
-            filters.append(_injector(credential, endpoint, settings))
-    filters.append(
-        {
-            "name": "envoy.filters.http.upstream_codec",
-            "typed_config": {
-                "@type": "type.googleapis.com/"
-                "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
-            },
-        }
-    )
+        filters.append(credential_filter(credential, endpoint, settings))
+    filters.append(_UPSTREAM_CODEC)
     return {
         "name": name,
         "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
@@ -142,64 +112,29 @@ def _wrapper(
                 ],
             },
         },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/"
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http_protocol_options": {}},
-                "http_filters": filters,
-            }
-        },
+        "typed_extension_protocol_options": _protocol_options(filters),
     }
 
 
-def _signer(endpoint: Endpoint) -> Json:
-    """After the stage: what is signed is the translated request."""
-    region = _AWS_HOST.match(endpoint.host)
+def _protocol_options(filters: list[Json]) -> Json:
     return {
-        "name": "envoy.filters.http.aws_request_signing",
-        "typed_config": {
-            "@type": "type.googleapis.com/"
-            "envoy.extensions.filters.http.aws_request_signing.v3.AwsRequestSigning",
-            "service_name": "bedrock",
-            "region": region[1] if region else "us-east-1",
-            "host_rewrite": endpoint.authority,
-        },
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http_protocol_options": {}},
+            "http_filters": filters,
+        }
     }
 
 
-def _injector(credential: CredentialRef, endpoint: Endpoint, settings: GatewaySettings) -> Json:
-    header, prefix = _CREDENTIAL_HEADER[endpoint.dialect]
-    if endpoint.dialect is Dialect.GEMINI and endpoint.host.endswith(_VERTEX_HOST):
-        header, prefix = _BEARER  # an access token; API keys are Gemini's own
-    folder = str(settings.config_folder)
-    return {
-        "name": "envoy.filters.http.credential_injector",
-        "typed_config": {
-            "@type": "type.googleapis.com/"
-            "envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",
-            "overwrite": True,
-            "credential": {
-                "name": "envoy.http.injected_credentials.generic",
-                "typed_config": {
-                    "@type": "type.googleapis.com/"
-                    "envoy.extensions.http.injected_credentials.generic.v3.Generic",
-                    "credential": {
-                        "name": secret_name(credential),
-                        "sds_config": {
-                            "path_config_source": {
-                                "path": f"{folder}/{secret_file(secret_name(credential))}",
-                                "watched_directory": {"path": folder},
-                            },
-                            "resource_api_version": "V3",
-                        },
-                    },
-                    "header": header,
-                    "header_value_prefix": prefix,
-                },
-            },
-        },
-    }
+def _mcp_server(server: McpServer, settings: GatewaySettings) -> Json:
+    """No wrapper: one server, one attempt."""
+    filters = []
+    if server.credential is not None:
+        filters.append(credential_filter(server.credential, server.endpoint, settings))
+    cluster = _endpoint(server.endpoint, settings)
+    filters.append(_UPSTREAM_CODEC)
+    cluster["typed_extension_protocol_options"] = _protocol_options(filters)
+    return cluster
 
 
 def _tls(endpoint: Endpoint, settings: GatewaySettings) -> Json:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import os
 from collections.abc import Set
 from typing import Any
@@ -17,9 +18,10 @@ from typing import Any
 import aiohttp
 import orjson
 
-from extproc.envoy.clusters import secret_file
+from extproc.envoy.credentials import secret_file
 from extproc.envoy.render import discovery_response
 from extproc.envoy.settings import GatewaySettings
+from extproc.envoy.token_folder import GOOGLE, open_token_folder, write_key_list
 from extproc.values.wire_names import ADMIN_SOCKET
 
 Json = dict[str, Any]
@@ -54,6 +56,8 @@ class FileDelivery:
         self._folder = settings.config_folder
         self._versions: dict[str, str] = {}
         self._clusters: dict[str, Json] = {}
+        self._secrets: dict[str, Json] = {}
+        self._google_keys: list[str] | None = None
 
     def write_first(self, resources: dict[str, list[Json]]) -> None:
         """Writes everything for an Envoy that has not started or is about to read it again."""
@@ -112,14 +116,41 @@ class FileDelivery:
         await self._change("cds", list(kept.values()))
         self._clusters = kept
 
+    def read_again(self, name: str) -> None:
+        """Has Envoy read a secret's file once more: it sees a file that is renamed into its folder,
+        never one that is written in place. Raises ``OSError``."""
+        secret = copy.deepcopy(self._secrets.get(name))
+        if secret is None:
+            return
+        # What Envoy knows already it does not look at again: the same folder gets another name.
+        watched = secret["generic_secret"]["secret"]["watched_directory"]
+        folder = watched["path"].removesuffix("/.")
+        watched["path"] = folder if watched["path"] != folder else folder + "/."
+        self._write_secret(secret)
+
     def _write_secrets(self, secrets: list[Json]) -> None:
         """One file each. They hold references, and nothing is confirmed: a cluster whose secret
         cannot be read refuses its requests, and the clusters are confirmed."""
+        google_keys = [
+            secret["name"].removeprefix(GOOGLE)
+            for secret in secrets
+            if secret["name"].startswith(GOOGLE)
+        ]
+        if google_keys:
+            open_token_folder(self._settings)
         for secret in secrets:
-            version, data = discovery_response("secrets", [secret])
-            if self._versions.get(secret["name"]) != version:
-                self._replace(secret_file(secret["name"]), data)
-                self._versions[secret["name"]] = version
+            self._write_secret(secret)
+        if google_keys != self._google_keys:
+            write_key_list(self._settings.config_folder, google_keys)
+            self._google_keys = google_keys
+
+    def _write_secret(self, secret: Json) -> None:
+        name = secret["name"]
+        version, data = discovery_response("secrets", [secret])
+        if self._versions.get(name) != version:
+            self._replace(secret_file(name), data)
+            self._versions[name] = version
+            self._secrets[name] = secret
 
     async def _change(self, kind: str, resources: list[Json]) -> None:
         version, data = discovery_response(kind, resources)

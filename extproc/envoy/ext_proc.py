@@ -106,7 +106,7 @@ def every_attempt_filter() -> Json:
 
 def answer_filter() -> Json:
     """On the listener, between the router and what reads the caller's own dialect: the answers of
-    translated attempts, headers and then bytes as they come.
+    translated attempts and lists of tools, headers and then bytes as they come.
 
     It is no stage of the attempt: there the provider's stream may be over and gone while bytes of
     it are still here. When those then fill the client's buffer, Envoy 1.40 tells the stream that is
@@ -119,6 +119,8 @@ def answer_filter() -> Json:
         "response_header_mode": "SEND",
         "response_body_mode": "STREAMED",
     }
+    # Or the first token would pay for one more round trip. It goes out in order all the same.
+    common["send_body_without_waiting_for_header_response"] = True
     ext_proc = {
         "name": "envoy.filters.http.ext_proc",
         "typed_config": {

@@ -26,6 +26,10 @@ LOG_BUFFER_BYTES = 16 * 1024 * 1024
 """Entries that wait while the sidecar does not read: some 8,000. Envoy drops what comes on top (its
 counter ``logs_dropped``), which strands a reservation until its lease charges it in full; at 64 KiB
 a burst of 500 calls was enough. It must fit into one message to the sidecar."""
+SECRET_HEADER_WORDS = (
+    "authorization", "api-key", "apikey", "security-token", "secret", "credential"
+)  # fmt: skip
+"""In the name of a header of a provider's answer: what nobody but the provider is to know."""
 HEARTBEAT = "5s"
 """Long streams report this often, which renews their reservation's lease."""
 
@@ -87,7 +91,9 @@ def _connection_manager(settings: GatewaySettings) -> Json:
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "max_request_headers_kb": 60,
         "common_http_protocol_options": {
-            "headers_with_underscores_action": "REJECT_REQUEST",
+            # Gone before anything reads them: software behind us may take them for dashes. Not
+            # refused, because Codex before 0.131 sends its session so.
+            "headers_with_underscores_action": "DROP_HEADER",
             "max_headers_count": 100,
             "idle_timeout": "300s",
         },
@@ -121,6 +127,7 @@ def _http_filters() -> list[Json]:
             },
         },
         answer_filter(),
+        _strip_echoed_keys(),
         {
             "name": "envoy.filters.http.router",
             "typed_config": {
@@ -173,6 +180,22 @@ def _strip_internal_headers() -> Json:
             "@type": "type.googleapis.com/"
             "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
             "mutations": mutations,
+        },
+    }
+
+
+def _strip_echoed_keys() -> Json:
+    """A provider that sends its caller's key back would send ours to the client."""
+    # Names are in lower case by now, so that each is compared as it is.
+    mutations = [
+        {"remove_on_match": {"key_matcher": {"contains": word}}} for word in SECRET_HEADER_WORDS
+    ]
+    return {
+        "name": "envoy.filters.http.header_mutation",
+        "typed_config": {
+            "@type": "type.googleapis.com/"
+            "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+            "mutations": {"response_mutations": mutations},
         },
     }
 

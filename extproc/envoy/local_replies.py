@@ -7,15 +7,20 @@ response code details and left alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from extproc.values.dialect import Dialect
+from extproc.values.dialect import MCP_PREFIX, Dialect
 from extproc.values.refusal import RefusalCode
-from extproc.values.wire_names import CALLER_KEY, METADATA, REFUSED_DETAILS
+from extproc.values.wire_names import CALLER_KEY, MCP_CALLER, METADATA, REFUSED_DETAILS
 
 Json = dict[str, Any]
 
-_ANTHROPIC_PATH = ".*/messages(/count_tokens)?([?].*)?"
+_CALLERS = (MCP_CALLER, Dialect.ANTHROPIC, Dialect.OPENAI)
+_PATHS = {
+    MCP_CALLER: f"{MCP_PREFIX}.*",
+    Dialect.ANTHROPIC: ".*/messages(/count_tokens)?([?].*)?",
+}
 """The path may have been rewritten for a provider already; its end tells the dialect even then,
 unless the request was translated: then the sidecar says whose it is."""
 _REQUEST_ID = "%REQ(X-REQUEST-ID)%"
@@ -74,19 +79,19 @@ def local_reply_config() -> Json:
     return {
         "mappers": [
             untouched,
-            *(_mapper(reply, anthropic) for reply in _REPLIES for anthropic in (True, False)),
+            *(_mapper(reply, caller) for reply in _REPLIES for caller in _CALLERS),
         ]
     }
 
 
-def _mapper(reply: _Reply, anthropic: bool) -> Json:
+def _mapper(reply: _Reply, caller: str) -> Json:
     filters = [_status("EQ", reply.status) if reply.status else _status("GE", 400)]
     if reply.details:
         expression = f"response.code_details.startsWith('{reply.details}')"
         filters.append(_expression(reply.details, expression))
-    if anthropic:
-        filters.append(_anthropic_caller())
-    document = _anthropic_document(reply) if anthropic else _openai_document(reply)
+    if caller != Dialect.OPENAI:
+        filters.append(_caller(caller))
+    document = _DOCUMENTS[caller](reply)
     mapper: Json = {
         "filter": _all_of(filters),
         "body_format_override": {"json_format": document, "content_type": "application/json"},
@@ -103,18 +108,18 @@ def _mapper(reply: _Reply, anthropic: bool) -> Json:
     return mapper
 
 
-def _anthropic_caller() -> Json:
+def _caller(caller: str) -> Json:
     """By what the sidecar said; by the path where it said nothing."""
-    match = {"name": ":path", "string_match": {"safe_regex": {"regex": _ANTHROPIC_PATH}}}
-    by_path = [{"header_filter": {"header": match}}, _said_anthropic(unsaid=True)]
-    return {"or_filter": {"filters": [_said_anthropic(unsaid=False), _all_of(by_path)]}}
+    match = {"name": ":path", "string_match": {"safe_regex": {"regex": _PATHS[caller]}}}
+    by_path = [{"header_filter": {"header": match}}, _said(caller, unsaid=True)]
+    return {"or_filter": {"filters": [_said(caller, unsaid=False), _all_of(by_path)]}}
 
 
-def _said_anthropic(*, unsaid: bool) -> Json:
+def _said(caller: str, *, unsaid: bool) -> Json:
     matcher = {
         "filter": METADATA,
         "path": [{"key": CALLER_KEY}],
-        "value": {"string_match": {"exact": str(Dialect.ANTHROPIC)}},
+        "value": {"string_match": {"exact": str(caller)}},
     }
     return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": {"value": unsaid}}}
 
@@ -142,6 +147,20 @@ def _openai_document(reply: _Reply) -> Json:
             "metadata": _metadata(reply),
         }
     }
+
+
+def _mcp_document(reply: _Reply) -> Json:
+    """A JSON-RPC error of the gateway's own number. Of which message is not known here: clients
+    take it for the one that they sent."""
+    error = {"code": -32000, "message": reply.message, "data": _metadata(reply)}
+    return {"jsonrpc": "2.0", "id": None, "error": error}
+
+
+_DOCUMENTS: dict[str, Callable[[_Reply], Json]] = {
+    MCP_CALLER: _mcp_document,
+    Dialect.ANTHROPIC: _anthropic_document,
+    Dialect.OPENAI: _openai_document,
+}
 
 
 def _metadata(reply: _Reply) -> Json:

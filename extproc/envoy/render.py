@@ -7,11 +7,12 @@ from typing import Any
 
 import orjson
 
-from extproc.envoy.clusters import clusters, secret_name
+from extproc.envoy.clusters import clusters
+from extproc.envoy.credentials import secrets
 from extproc.envoy.listener import listener
 from extproc.envoy.routes import route_configuration
 from extproc.envoy.settings import GatewaySettings
-from extproc.policy.snapshot import CredentialRef, PolicySnapshot
+from extproc.policy.snapshot import PolicySnapshot
 
 Json = dict[str, Any]
 
@@ -26,7 +27,7 @@ _TYPES = {
 def render(snapshot: PolicySnapshot, settings: GatewaySettings) -> dict[str, list[Json]]:
     """The resources of a snapshot by kind: ``cds``, ``rds``, ``lds``, ``secrets``."""
     return {
-        "secrets": _secrets(snapshot, settings),
+        "secrets": secrets(snapshot, settings),
         "cds": clusters(snapshot, settings),
         "rds": [route_configuration(snapshot)],
         "lds": [listener(settings)],
@@ -38,22 +39,3 @@ def discovery_response(kind: str, resources: list[Json]) -> tuple[str, bytes]:
     typed = [{"@type": f"type.googleapis.com/{_TYPES[kind]}", **item} for item in resources]
     version = hashlib.sha256(orjson.dumps(typed)).hexdigest()[:16]
     return version, orjson.dumps({"version_info": version, "resources": typed})
-
-
-def _secrets(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
-    references = {
-        provider.credential for provider in snapshot.providers.values() if provider.credential
-    }
-    return [_secret(ref) for ref in sorted(references, key=secret_name)]
-
-
-def _secret(reference: CredentialRef) -> Json:
-    # Envoy reads the value itself: it is in no file of ours, and never passes through the sidecar.
-    if reference.kind == "env":
-        source: Json = {"environment_variable": reference.name}
-    elif reference.kind == "demo":
-        source = {"inline_string": reference.name}
-    else:
-        folder = reference.name.rpartition("/")[0] or "."
-        source = {"filename": reference.name, "watched_directory": {"path": folder}}
-    return {"name": secret_name(reference), "generic_secret": {"secret": source}}

@@ -11,14 +11,23 @@ from typing import Any
 from extproc.envoy.clusters import DEAD_CLUSTER
 from extproc.envoy.ext_proc import ANSWER_FILTER
 from extproc.policy.snapshot import IDLE_TIMEOUT_MS, PolicySnapshot
-from extproc.values.dialect import OPERATION_BY_PATH
-from extproc.values.wire_names import ANSWER_HEADERS, DECIDED_HEADER, METADATA, TRANSLATED_HEADER
+from extproc.values.dialect import MCP_PREFIX, OPERATION_BY_PATH
+from extproc.values.wire_names import (
+    ANSWER_HEADERS,
+    DECIDED_HEADER,
+    MCP_CALLER,
+    METADATA,
+    TRANSLATED_HEADER,
+)
 from extproc.wire.headers import CREDENTIAL_HEADERS, HeaderNames
 
 Json = dict[str, Any]
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """The largest request that Anthropic and OpenAI accept; Claude Code sends megabytes."""
+MCP_IDLE_TIMEOUT_S = 3_600
+"""A tool may work for long, and the stream on which a server speaks first may have nothing to say.
+Clients whose stream is cut take it up again."""
 RETRIABLE_STATUS_CODES = (301, 302, 303, 307, 308, 408, 429, 529)
 """With 5xx: the target cannot serve now, another one may. A redirect leads where no policy does, so
 it is not followed."""
@@ -55,10 +64,23 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
     decided = [_decided_route(stripped, each) for each in sorted(idle_ms)]
     decided.append(_decided_route(stripped, None))
     translated = {operation for target in targets for operation in target.translated}
+    to_mcp = _mcp_route(stripped)
     waiting = [
         _waiting_route(path, operation in translated)
         for path, operation in OPERATION_BY_PATH.items()
     ]
+    waiting.append(
+        {
+            "name": "undecided MCP",
+            "match": {"prefix": MCP_PREFIX},
+            "route": {
+                "cluster": DEAD_CLUSTER,
+                "timeout": "0s",
+                "idle_timeout": f"{MCP_IDLE_TIMEOUT_S}s",
+            },
+            "typed_per_filter_config": _answers_enabled(),
+        }
+    )
     return {
         "name": ROUTE_TABLE,
         "virtual_hosts": [
@@ -67,7 +89,7 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
                 "domains": ["*"],
                 "include_request_attempt_count": True,
                 "request_body_buffer_limit": MAX_BODY_BYTES,
-                "routes": [*decided, *waiting],
+                "routes": [to_mcp, *decided, *waiting],
             }
         ],
     }
@@ -82,9 +104,13 @@ def _waiting_route(path: str, translated: bool) -> Json:
         "route": {"cluster": DEAD_CLUSTER},
     }
     if translated:
-        enabled = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
-        route["typed_per_filter_config"] = {ANSWER_FILTER: enabled}
+        route["typed_per_filter_config"] = _answers_enabled()
     return route
+
+
+def _answers_enabled() -> Json:
+    enabled = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
+    return {ANSWER_FILTER: enabled}
 
 
 def _decided_route(stripped: list[str], idle_ms: int | None) -> Json:
@@ -108,21 +134,7 @@ def _decided_route(stripped: list[str], idle_ms: int | None) -> Json:
         "response_headers_to_remove": [*ANSWER_HEADERS.values(), TRANSLATED_HEADER],
         "response_headers_to_add": _answer_headers(),
         "route": {
-            "inline_cluster_specifier_plugin": {
-                "extension": {
-                    "name": "envoy.router.cluster_specifier_plugin.priority_group",
-                    "typed_config": {
-                        "@type": _PRIORITY_GROUP,
-                        "override_metadata_namespace": METADATA,
-                        "priority_groups": [
-                            {
-                                "name": "none",
-                                "clusters": [{"cluster_name": DEAD_CLUSTER, "weight": 1}],
-                            }
-                        ],
-                    },
-                }
-            },
+            "inline_cluster_specifier_plugin": _decided_clusters(),
             "timeout": "0s",
             "idle_timeout": f"{(idle_ms or IDLE_TIMEOUT_MS) // 1000}s",
             "retry_policy": {
@@ -136,6 +148,39 @@ def _decided_route(stripped: list[str], idle_ms: int | None) -> Json:
                 "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
             },
         },
+    }
+
+
+def _mcp_route(stripped: list[str]) -> Json:
+    """The only route to an MCP server. Nothing is tried again: a call of a tool may have done its
+    work already."""
+    decided = _decided_route(stripped, None)
+    header = {"name": DECIDED_HEADER, "string_match": {"exact": MCP_CALLER}}
+    return {
+        **decided,
+        "name": "decided MCP",
+        "match": {"prefix": "/", "headers": [header]},
+        "route": {
+            "inline_cluster_specifier_plugin": _decided_clusters(),
+            "timeout": "0s",
+            "idle_timeout": f"{MCP_IDLE_TIMEOUT_S}s",
+        },
+    }
+
+
+def _decided_clusters() -> Json:
+    """Those that the sidecar named; without its word a closed port."""
+    return {
+        "extension": {
+            "name": "envoy.router.cluster_specifier_plugin.priority_group",
+            "typed_config": {
+                "@type": _PRIORITY_GROUP,
+                "override_metadata_namespace": METADATA,
+                "priority_groups": [
+                    {"name": "none", "clusters": [{"cluster_name": DEAD_CLUSTER, "weight": 1}]}
+                ],
+            },
+        }
     }
 
 

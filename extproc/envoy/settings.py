@@ -25,3 +25,15 @@ class GatewaySettings:
     socket_mode: int = 0o600
     """Of the sockets between Envoy and sidecar, and of Envoy's admin socket: 0o660 when the two run
     under different users of one group."""
+    token_folder: Path | None = None
+    """Google access tokens; best in memory (tmpfs). None: beside the sockets."""
+
+    @property
+    def tokens(self) -> Path:
+        """Where Google access tokens are kept, for Envoy to read."""
+        return self.token_folder or self.socket_folder / "tokens"
+
+    @property
+    def is_shared(self) -> bool:
+        """Envoy and sidecar run under different users of one group."""
+        return bool(self.socket_mode & 0o070)

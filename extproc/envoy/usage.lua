@@ -204,11 +204,13 @@ function envoy_on_response(handle)
     -- An SDK would follow it, with the caller's key, to where no policy is.
     bad_gateway(handle, headers, "The provider answered with a redirect, which is not followed.")
     return
-  elseif verdict.caller and not seen then
+  elseif verdict.caller and not seen and verdict.caller ~= "mcp" then
     -- Decided by a policy that is newer than this request's filters: it may be in another dialect.
     bad_gateway(handle, headers, "The policy changed while this request waited. Ask again.")
     return
   end
+  -- What tools answer is nobody's usage.
+  if verdict.caller == "mcp" then return end
   local kind = headers:get("content-type") or ""
   if find(kind, "text/event-stream", 1, true) then
     local hide = verdict.hide_usage == true

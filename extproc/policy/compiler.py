@@ -20,6 +20,8 @@ from extproc.policy.drafts import (
 )
 from extproc.policy.kill_documents import names_something
 from extproc.policy.matching import MATCH_FIELDS, ConditionalLimit, LimitIndex
+from extproc.policy.mcp_compiler import compile_mcp_servers, tools_of
+from extproc.policy.mcp_server import McpServer
 from extproc.policy.models import canonical_model, in_family
 from extproc.policy.nesting import (
     are_weights_only,
@@ -47,7 +49,7 @@ from extproc.policy.snapshot import (
 from extproc.policy.wrappers import endpoint_of, wrappers
 from extproc.policy.yaml_text import YamlError, parse_documents
 from extproc.values.dialect import CALLER_DIALECTS, Dialect
-from extproc.values.limit import UNIT_BY_NAME, Breach, BreachKind, Limit, Scope, Unit
+from extproc.values.limit import TOOL_CALLS, UNIT_BY_NAME, Breach, BreachKind, Limit, Scope, Unit
 
 MAX_FILES = 1_000
 MAX_RULES = 50_000
@@ -149,7 +151,8 @@ class _Compiler:
             self._add_provider(provider)
         for model in nested_first(drafts.models):
             self._add_model(model)
-        credentials = self._credentials()
+        servers = compile_mcp_servers(drafts, self._environ, self._demo_url)
+        credentials = self._credentials(servers)
         limits = self._limits()
         warn_of_unset_channels(drafts, self._environ)
         return PolicySnapshot(
@@ -160,7 +163,9 @@ class _Compiler:
             providers=self._providers,
             virtual_models=self._models,
             limits=tuple(entry.limit for entry in limits),
-            index=LimitIndex(limits),
+            index=LimitIndex([entry for entry in limits if not entry.limit.of_tools]),
+            tool_limits=LimitIndex([entry for entry in limits if entry.limit.of_tools]),
+            mcp_servers=servers,
             fallbacks=self._fallbacks(),
             default_max_output_tokens=drafts.default_max_output_tokens,
             store=drafts.store,
@@ -322,7 +327,7 @@ class _Compiler:
 
     # -- credentials ------------------------------------------------------------------------------
 
-    def _credentials(self) -> dict[bytes, Credential]:
+    def _credentials(self, servers: Mapping[str, McpServer]) -> dict[bytes, Credential]:
         credentials: dict[bytes, Credential] = {}
         ids: set[str] = set()
         for draft in self._drafts.credentials:
@@ -346,6 +351,7 @@ class _Compiler:
                 models=draft.models,
                 max_sessions=draft.max_sessions,
                 revoked=draft.revoked,
+                tools=tools_of(draft, servers),
             )
         return credentials
 
@@ -525,4 +531,5 @@ def _limit(draft: LimitDraft, unit_name: str, ceiling: int) -> Limit:
         degrade_max_output_tokens=draft.degrade_max_output_tokens,
         alerts=draft.alerts,
         renamed_from=f"{draft.renamed_from}/{unit_name}" if draft.renamed_from else "",
+        of_tools=unit_name == TOOL_CALLS,
     )

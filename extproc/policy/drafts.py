@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from extproc.policy.matching import Condition, ConditionalLimit
+from extproc.policy.mcp_server import LoopGuardRule, Patterns
 from extproc.policy.reading import Section
 from extproc.policy.routing_rules import RuleType, Sla, Sticky, When
 from extproc.policy.snapshot import (
@@ -121,6 +122,23 @@ class CredentialDraft:
     models: tuple[str, ...] | None
     max_sessions: int
     revoked: bool
+    mcp_servers: tuple[str, ...] | None = None
+
+
+@dataclass(slots=True)
+class McpServerDraft:
+    """One MCP server as written."""
+
+    section: Section
+    name: str
+    url: str
+    credential: CredentialRef | None
+    demo: str
+    """``auto`` or ``off``."""
+    allow: Patterns
+    deny: Patterns
+    micro_usd_per_call: dict[str, int]
+    loop_guard: LoopGuardRule | None
 
 
 @dataclass(slots=True)
@@ -150,6 +168,7 @@ class Drafts:
     providers: list[ProviderDraft] = field(default_factory=list)
     credentials: list[CredentialDraft] = field(default_factory=list)
     prices: dict[tuple[str, str], Price] = field(default_factory=dict)
+    mcp_servers: list[McpServerDraft] = field(default_factory=list)
     channels: Channels = field(default_factory=Channels)
     channel_references: list[tuple[Section, str, CredentialRef]] = field(default_factory=list)
     unset_channels: set[str] = field(default_factory=set)

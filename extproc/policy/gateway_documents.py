@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 from extproc.policy.channel_documents import read_channels
 from extproc.policy.drafts import CredentialDraft, Drafts, ProviderDraft
 from extproc.policy.kill_documents import read_kill_switch
+from extproc.policy.mcp_documents import read_mcp_servers
 from extproc.policy.prices import micro_usd_per_mtok
 from extproc.policy.reading import Section
-from extproc.policy.snapshot import EnvelopeRules
+from extproc.policy.snapshot import CredentialRef, EnvelopeRules
 from extproc.values.dialect import Dialect
 from extproc.values.envelope import ENVELOPE_FIELDS
 from extproc.values.money import Price, Rates
@@ -25,6 +26,8 @@ from extproc.values.store_address import (
 
 _PLACE = re.compile(r"[a-z0-9][a-z0-9.:-]{0,62}")
 """A region, a project or a version: part of a URL."""
+_TAKE_GOOGLE_TOKENS = frozenset({Dialect.GEMINI, Dialect.OPENAI})
+"""What Vertex serves: Gemini's own API, and one in OpenAI's dialect."""
 
 
 def read_gateway(document: Section, drafts: Drafts) -> None:
@@ -52,6 +55,7 @@ def read_gateway(document: Section, drafts: Drafts) -> None:
             )
     for price in document.sections("prices"):
         _price(price, drafts)
+    read_mcp_servers(document, drafts)
     read_kill_switch(document, drafts)
     channels = document.section("channels")
     if channels is not None:
@@ -121,6 +125,7 @@ def _credential(section: Section) -> CredentialDraft:
         section.texts("models") if "models" in section else None,
         section.integer("max_sessions", 100_000, 1, 10_000_000),
         section.truth("revoked"),
+        section.texts("mcp_servers") if "mcp_servers" in section else None,
     )
     section.done()
     return draft
@@ -155,7 +160,7 @@ def _provider(name: str, section: Section) -> ProviderDraft:
         section,
         name,
         urls,
-        section.reference("credential"),
+        _provider_credential(section, urls),
         section.choice("demo", ("auto", "native", "off"), "off"),
         tuple(dialect for dialect in Dialect if dialect in named),
         section.truth("responses") if "responses" in section else True,
@@ -165,6 +170,17 @@ def _provider(name: str, section: Section) -> ProviderDraft:
         section.error("api_version", "bad_value", f"{draft.api_version[:80]!r} is no version")
     section.done()
     return draft
+
+
+def _provider_credential(section: Section, urls: Mapping[Dialect, str]) -> CredentialRef | None:
+    """A key file of Google's is told by its name: what is in it, only its holder knows."""
+    reference = section.reference("credential")
+    if reference is None or reference.kind != "file" or not reference.name.endswith(".json"):
+        return reference
+    if not _TAKE_GOOGLE_TOKENS.issuperset(urls):
+        message = "a .json file is a Google service account's: this provider takes no such token"
+        section.error("credential", "bad_credential", message)
+    return CredentialRef("google", reference.name)
 
 
 def _derived_url(dialect: str, place: Mapping[str, str]) -> str:

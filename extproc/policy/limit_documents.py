@@ -11,6 +11,8 @@ from extproc.policy.matching import MATCH_FIELDS, Condition
 from extproc.policy.reading import Section
 from extproc.values.envelope import ENVELOPE_FIELDS
 from extproc.values.limit import (
+    TOOL_CALLS,
+    TOOL_SCOPES,
     UNIT_BY_NAME,
     Alert,
     Breach,
@@ -48,6 +50,9 @@ DEFAULT_DEGRADED_TOKENS = 2_048
 """Half of what is injected where a caller names no maximum: the least that a model may be given to
 think (1,024), and an answer as long."""
 MAX_DEGRADED_TOKENS = 1_000_000
+_TOOL_FIELDS = {"tool", "mcp_server"}
+_MODEL_FIELDS = {"model", "provider"}
+_MODEL_SCOPES = {Scope.MODEL, Scope.PROVIDER}
 _SHARED = (BreachKind.FALLBACK_TO, BreachKind.FALLBACK_TO_CHEAPER, BreachKind.DEGRADE)
 
 
@@ -63,13 +68,33 @@ def read_rate_limits(document: Section, drafts: Drafts) -> None:
             ceilings = _ceilings(limit)
             limit.done()
         conditions = read_when(rule, drafts)
-        scope = read_scopes(rule, rule.node("scope"))
-        drafts.limits.append(
-            _limit_draft(
-                rule, ceilings, window, scope, conditions, "on_breach", drafts, is_budget=False
-            )
+        scope = read_scopes(rule, rule.node("scope"), of_tools=True)
+        draft = _limit_draft(
+            rule, ceilings, window, scope, conditions, "on_breach", drafts, is_budget=False
         )
+        _check_tools(draft)
+        drafts.limits.append(draft)
         rule.done()
+
+
+def _check_tools(draft: LimitDraft) -> None:
+    """What counts calls of tools, and what counts requests to models, cannot be told alike."""
+    units = {unit for unit, _ in draft.ceilings}
+    about = {MATCH_FIELDS[condition.place] for condition in draft.conditions}
+    of_tools = about & _TOOL_FIELDS or set(draft.scope) & set(TOOL_SCOPES)
+    if of_tools and units - {TOOL_CALLS}:
+        message = f"tools and mcp_servers are only known of {TOOL_CALLS}: count those alone"
+        draft.section.error("limit", "not_of_tools", message)
+    if TOOL_CALLS not in units:
+        return
+    if about & _MODEL_FIELDS or set(draft.scope) & _MODEL_SCOPES:
+        message = f"a call of a tool has no model and no provider: {TOOL_CALLS} cannot be told so"
+        draft.section.error("limit", "not_of_models", message)
+    if draft.breach.kind is not BreachKind.HARD_BLOCK:
+        message = (
+            f"{TOOL_CALLS} have nowhere else to go and do not wait: hard_block is all there is"
+        )
+        draft.section.error("on_breach", "bad_action", message)
 
 
 def read_budgets(document: Section, drafts: Drafts) -> None:
@@ -209,17 +234,16 @@ def read_micro_usd(section: Section, key: str, usd: Decimal | None) -> int:
     return micro_usd
 
 
-def read_scopes(section: Section, node: Any) -> tuple[Scope, ...]:
-    """Scope names, one or a list."""
+def read_scopes(section: Section, node: Any, *, of_tools: bool = False) -> tuple[Scope, ...]:
+    """Scope names, one or a list; those of tools only where tools can be counted."""
     scopes = []
+    known = [scope for scope in Scope if of_tools or scope not in TOOL_SCOPES]
     for name in section.texts_of("scope", node) if node is not None else ():
-        try:
+        if name in known:
             scopes.append(Scope(name))
-        except ValueError:
-            known = ", ".join(Scope)
-            section.findings.error(
-                section.file, node.line, "bad_scope", f"{name[:80]!r} is no scope; one of {known}"
-            )
+        else:
+            message = f"{name[:80]!r} is no scope; one of {', '.join(known)}"
+            section.findings.error(section.file, node.line, "bad_scope", message)
     return tuple(scopes)
 
 
@@ -254,6 +278,8 @@ def _match(match: Section, drafts: Drafts) -> tuple[Condition, ...]:
         ("models", "model"),
         ("providers", "provider"),
         ("credentials", "credential"),
+        ("tools", "tool"),
+        ("mcp_servers", "mcp_server"),
     ):
         if key in match:
             conditions.append(condition_on(name, match.texts(key)))

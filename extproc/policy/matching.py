@@ -12,8 +12,8 @@ from typing import Generic, Protocol, TypeVar
 
 from extproc.values.envelope import ENVELOPE_FIELDS, Envelope
 
-MATCH_FIELDS = (*ENVELOPE_FIELDS, "credential", "model", "provider")
-"""What a condition may look at."""
+MATCH_FIELDS = (*ENVELOPE_FIELDS, "credential", "model", "provider", "tool", "mcp_server")
+"""What a condition may look at. The last two are only there where a tool is called."""
 
 MAX_REMEMBERED = 65_536
 """Kinds of caller remembered, some 200 bytes each; afterwards the memory starts afresh."""
@@ -82,7 +82,10 @@ class LimitIndex(Generic[LimitT]):
         self, envelope: Envelope, credential_id: str, model: str, provider: str
     ) -> tuple[LimitT, ...]:
         """The limits that apply, in declared order. The same tuple for the same kind of caller."""
-        subject = (*envelope, credential_id, model, provider)
+        return self.matching_subject((*envelope, credential_id, model, provider, "", ""))
+
+    def matching_subject(self, subject: tuple[str, ...]) -> tuple[LimitT, ...]:
+        """The same for one value each of ``MATCH_FIELDS``."""
         kind = tuple([subject[place] for place in self._fields])
         limits = self._remembered.get(kind)
         if limits is None:

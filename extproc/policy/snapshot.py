@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from extproc.policy.matching import LimitIndex
+from extproc.policy.mcp_server import McpServer, Patterns
 from extproc.policy.routing_rules import RuleType, Sla, Sticky, When
 from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import Breach, BreachKind, Limit, Scope
@@ -60,6 +61,8 @@ class Credential:
     """New session counters that this credential may open per day."""
     revoked: bool = False
     """Kept in the policy so that its id is not used again; its key is as good as unknown."""
+    tools: Mapping[str, Patterns] | None = None
+    """By MCP server, which of its tools may be called; None: every tool of every server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ class CredentialRef:
     """Where the secret of a provider or a channel is: never the secret."""
 
     kind: str
-    """``env`` or ``file``; ``demo`` for the demo provider's key, which is no secret."""
+    """``env`` or ``file``; ``google`` for a service account's key file, which is exchanged for
+    access tokens; ``demo`` for the demo provider's key, which is no secret."""
     name: str
     """Environment variable or file path; of ``demo`` the key."""
 
@@ -98,10 +102,9 @@ class Endpoint:
     def path(self, operation: Operation, model: str) -> str:
         """Where an operation of the endpoint's own dialect is served."""
         if self.api_version:
-            return (
-                f"{self.base_path}/deployments/{model}/{operation.value}"
-                f"?api-version={self.api_version}"
-            )
+            # What was deployed is named in the path, but for responses: there the body names it.
+            place = "" if operation is Operation.RESPONSES else f"/deployments/{model}"
+            return f"{self.base_path}{place}/{operation.value}?api-version={self.api_version}"
         return f"{self.base_path}/{operation.value}"
 
 
@@ -353,6 +356,9 @@ class PolicySnapshot:
     watches_sessions: bool = False
     """Some velocity rule is per session, so that sessions must be known."""
     kills: tuple[Kill, ...] = ()
+    mcp_servers: Mapping[str, McpServer] = field(default_factory=dict)
+    tool_limits: LimitIndex[Limit] = field(default_factory=lambda: LimitIndex(()))
+    """Those of ``limits`` that count calls of tools; the others are in ``index``."""
     max_waiting: int = 1_000
     """Requests that rules with ``queue_then_429`` let wait in one sidecar. Each is a live stream in
     Envoy, and its body twice in memory (which is bounded apart); more would only grow older."""

@@ -47,15 +47,20 @@ class Operation(StrEnum):
     EFFECTIVE_BUDGET = "budget/effective", Dialect.OPENAI, True
     MESSAGES = "v1/messages", Dialect.ANTHROPIC
     COUNT_TOKENS = "v1/messages/count_tokens", Dialect.ANTHROPIC, True
+    MCP = "mcp/", Dialect.OPENAI, True
+    """Whatever is said to an MCP server: no provider's, and decided apart (``core/tool_calls``)."""
 
 
 TRANSLATED_OPERATIONS = (Operation.CHAT_COMPLETIONS, Operation.RESPONSES, Operation.MESSAGES)
 """What can be asked of a target that speaks another dialect. Embeddings, legacy completions and
 token counts have no equal there: they go to targets of the caller's own dialect only."""
 
-OWN_OPERATIONS = (Operation.MODELS, Operation.EFFECTIVE_BUDGET)
-"""What the gateway answers by itself, to a ``GET`` without a body, whatever dialect the caller
-speaks: clients of both send their own kind of credential."""
+OWN_OPERATIONS = (Operation.MODELS, Operation.EFFECTIVE_BUDGET, Operation.MCP)
+"""What no target serves. The first two the gateway answers by itself, to a ``GET`` without a body,
+whatever dialect the caller speaks: clients of both send their own kind of credential."""
+
+MCP_PREFIX = "/mcp/"
+"""Before the name of an MCP server."""
 
 OPENAI_PREFIXES = ("/v1/", "/api/llm/api/inference/openai/")
 """Where the OpenAI operations are served. The second is what TrueFoundry clients are set to."""
@@ -65,7 +70,7 @@ OPERATION_BY_PATH: dict[str, Operation] = {
         prefix + operation.value: operation
         for prefix in OPENAI_PREFIXES
         for operation in Operation
-        if operation.dialect is Dialect.OPENAI
+        if operation.dialect is Dialect.OPENAI and operation is not Operation.MCP
     },
     "/v1/messages": Operation.MESSAGES,
     "/v1/messages/count_tokens": Operation.COUNT_TOKENS,

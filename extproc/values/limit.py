@@ -30,7 +30,10 @@ UNIT_BY_NAME = {
     "input_tokens": Unit.INPUT_TOKENS,
     "output_tokens": Unit.OUTPUT_TOKENS,
     "usd": Unit.MICRO_USD,
+    "tool_calls": Unit.REQUESTS,
 }
+TOOL_CALLS = "tool_calls"
+"""Counted as requests are, and apart from them: see ``Limit.of_tools``."""
 
 UNIT_NAMES = ("requests", "tokens", "input tokens", "output tokens", "micro-USD", "micro-USD")
 """For people, by ``Unit``."""
@@ -57,6 +60,12 @@ class Scope(StrEnum):
     MODEL = "model"
     PROVIDER = "provider"
     CREDENTIAL = "credential"
+    TOOL = "tool"
+    MCP_SERVER = "mcp_server"
+
+
+TOOL_SCOPES = (Scope.TOOL, Scope.MCP_SERVER)
+"""Only calls of tools have these: what counts requests to models is never keyed on them."""
 
 
 class BreachKind(StrEnum):
@@ -144,3 +153,5 @@ class Limit:
     alerts: tuple[Alert, ...] = ()
     renamed_from: str = ""
     """The key under which usage was counted before the rule got its present id."""
+    of_tools: bool = False
+    """Counts calls of tools (``tool_calls``), and nothing that goes to a model."""

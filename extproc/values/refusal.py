@@ -17,6 +17,10 @@ class RefusalCode(StrEnum):
     IDENTITY_CONFLICT = "identity_conflict"
     MODEL_NOT_ALLOWED = "model_not_allowed"
     UNKNOWN_MODEL = "unknown_model"
+    TOOL_NOT_ALLOWED = "tool_not_allowed"
+    UNKNOWN_MCP_SERVER = "unknown_mcp_server"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    HEADER_MISMATCH = "header_mismatch"
     NOT_FOUND = "not_found"
     CONTEXT_LIMIT_EXCEEDED = "context_limit_exceeded"
     REQUEST_TOO_LARGE = "request_too_large"
@@ -40,6 +44,10 @@ STATUS_OF: dict[RefusalCode, int] = {
     RefusalCode.IDENTITY_CONFLICT: 403,
     RefusalCode.MODEL_NOT_ALLOWED: 403,
     RefusalCode.UNKNOWN_MODEL: 404,
+    RefusalCode.TOOL_NOT_ALLOWED: 403,
+    RefusalCode.UNKNOWN_MCP_SERVER: 404,
+    RefusalCode.METHOD_NOT_ALLOWED: 405,
+    RefusalCode.HEADER_MISMATCH: 400,
     RefusalCode.NOT_FOUND: 404,
     RefusalCode.CONTEXT_LIMIT_EXCEEDED: 413,
     RefusalCode.REQUEST_TOO_LARGE: 413,

@@ -9,6 +9,8 @@ USAGE_METADATA = "tokenweir.usage"
 
 CALLER_KEY = "caller"
 """In the verdict of requests that may be translated: the caller's dialect."""
+MCP_CALLER = "mcp"
+"""The same for requests to MCP servers; and the value of ``DECIDED_HEADER`` that sends them on."""
 
 DECIDED_HEADER = "x-tw-decided"
 """Set by the sidecar only; client copies are removed before any filter. Its value is the longest

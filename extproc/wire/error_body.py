@@ -18,6 +18,7 @@ _ANTHROPIC_TYPE = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    405: "invalid_request_error",
     413: "request_too_large",
     415: "invalid_request_error",
     429: "rate_limit_error",
@@ -32,15 +33,7 @@ _LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC)
 
 def refusal_body(dialect: Dialect, refusal: Refusal, request_id: str, generation: int) -> bytes:
     """The JSON body of a refusal."""
-    metadata: dict[str, object] = {_text(key): _text(value) for key, value in refusal.extra}
-    metadata |= {
-        "code": refusal.code.value,
-        "retryable": refusal.retryable,
-        "request_id": _text(request_id),
-        "policy_generation": generation,
-    }
-    if refusal.limit is not None:
-        metadata |= _limit_metadata(refusal.limit)
+    metadata = refusal_metadata(refusal, request_id, generation)
     if dialect is Dialect.ANTHROPIC:
         document: dict[str, object] = {
             "type": "error",
@@ -62,6 +55,20 @@ def refusal_body(dialect: Dialect, refusal: Refusal, request_id: str, generation
             }
         }
     return orjson.dumps(document)
+
+
+def refusal_metadata(refusal: Refusal, request_id: str, generation: int) -> dict[str, object]:
+    """What programs read of a refusal, the same in every dialect."""
+    metadata: dict[str, object] = {_text(key): _text(value) for key, value in refusal.extra}
+    metadata |= {
+        "code": refusal.code.value,
+        "retryable": refusal.retryable,
+        "request_id": _text(request_id),
+        "policy_generation": generation,
+    }
+    if refusal.limit is not None:
+        metadata |= _limit_metadata(refusal.limit)
+    return metadata
 
 
 def refusal_headers(refusal: Refusal) -> list[tuple[str, str]]:

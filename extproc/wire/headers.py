@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from extproc.values.dialect import OPERATION_BY_PATH, OWN_OPERATIONS, Operation
+from extproc.values.dialect import MCP_PREFIX, OPERATION_BY_PATH, OWN_OPERATIONS, Operation
 from extproc.values.envelope import ENVELOPE_FIELDS, Envelope
 from extproc.values.refusal import RefusalCode
 from extproc.wire.errors import WireError
@@ -31,8 +31,9 @@ SESSION_HEADERS = (
     "x-session-id",
 )
 """What agent clients send by themselves, in order of precedence. Codex sends ``session-id`` since
-0.131; before, it was ``session_id``, and Envoy rejects underscores in header names because other
-software reads them as dashes, which is a way to smuggle a second identity past us."""
+0.131; before, it was ``session_id``. Envoy drops headers with underscores in their names, because
+other software reads them as dashes, which is a way to smuggle a second identity past us: an older
+Codex has the session that its conversation gives."""
 
 CREDENTIAL_HEADERS = (
     "authorization",
@@ -81,6 +82,7 @@ _CONTENT_ENCODING = _IDENTITY + 5
 _PLACES = _IDENTITY + 6
 
 _OPERATIONS = {path.encode(): operation for path, operation in OPERATION_BY_PATH.items()}
+_MCP = MCP_PREFIX.encode()
 _decode_string = msgspec.json.Decoder(str).decode
 
 
@@ -160,7 +162,7 @@ class HeaderNames:
             raise _repeated(twice, places[twice])
         if (content_type != _JSON or encoding) and operation not in OWN_OPERATIONS:
             api_key(authorization, x_api_key)
-            _check_media_type(content_type, encoding)
+            check_media_type(content_type, encoding)
         return CallerHeaders(
             operation,
             tuple(found[:_IDENTITY]),
@@ -249,7 +251,8 @@ def _repeated(name: str, place: int) -> WireError:
     return WireError(f"{name} is given more than once.", code=code, param=name)
 
 
-def _check_media_type(content_type: bytes | None, content_encoding: bytes | None) -> None:
+def check_media_type(content_type: bytes | None, content_encoding: bytes | None) -> None:
+    """Raises ``WireError`` (415) for a body that is not plain JSON."""
     if (content_type or b"").partition(b";")[0].strip().lower() != _JSON:
         raise WireError(
             "The content type must be application/json.",
@@ -286,5 +289,7 @@ def _operation(path: bytes | None) -> Operation:
     if operation is None:
         operation = _OPERATIONS.get((path or b"").partition(b"?")[0])
         if operation is None:
+            if (path or b"").startswith(_MCP):
+                return Operation.MCP
             raise WireError("No such path.", code=RefusalCode.NOT_FOUND)
     return operation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -84,6 +84,12 @@ class _Tool(msgspec.Struct):
     type: str | None = None
 
 
+class _DeclaredTool(msgspec.Struct):
+    type: str | None = None
+    execution: str | None = None
+    tools: list[_Tool] | None = None
+
+
 class _Special(NamedTuple):
     choices: int = 1
     input_by_reference: bool = False
@@ -100,7 +106,7 @@ _SPECIAL_KEYS = _UNPRICED_KEYS.union(
 )
 """A body with none of these is plain, which most are."""
 
-_decode_tools = msgspec.json.Decoder(list[_Tool]).decode
+_decode_tools = msgspec.json.Decoder(list[_DeclaredTool]).decode
 _decode_raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -124,6 +130,11 @@ class InferenceRequest(NamedTuple):
     """A variant above the standard price was asked for: priority, fast mode, a region."""
     asks_usage: bool
     """The caller wants the usage chunk of an OpenAI stream."""
+
+    def unpriced_at(self, translated: Container[Operation]) -> bool:
+        """Whether token prices do not bound what it may cost at a target. ``translated`` are the
+        operations that the target is asked for in another API: that leaves such things behind."""
+        return (self.server_tools or self.priority_tier) and self.operation not in translated
 
     @property
     def body_bytes(self) -> int:
@@ -333,9 +344,21 @@ def _tools(split: JsonObject) -> tuple[bool, bool]:
         tools = _decode_tools(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False, True  # nothing that is known to be harmless
-    foreign = [tool.type for tool in tools if tool.type not in _OWN_TOOLS]
-    server = any(not _PROVIDER_SCHEMA_TOOLS.fullmatch(kind or "") for kind in foreign)
-    return not foreign, server
+    foreign = [tool for tool in tools if not _is_own(tool)]
+    return not foreign, any(_runs_at_provider(tool) for tool in foreign)
+
+
+def _is_own(tool: _DeclaredTool) -> bool:
+    """Codex declares the tools of one MCP server as a namespace: each is the caller's own."""
+    if tool.type == "namespace" and tool.tools:
+        return all(inner.type in _OWN_TOOLS for inner in tool.tools)
+    return tool.type in _OWN_TOOLS
+
+
+def _runs_at_provider(tool: _DeclaredTool) -> bool:
+    if tool.type == "tool_search":
+        return tool.execution != "client"
+    return not _PROVIDER_SCHEMA_TOOLS.fullmatch(tool.type or "")
 
 
 def _has_unpriced(split: JsonObject) -> bool:

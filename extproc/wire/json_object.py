@@ -47,6 +47,9 @@ class _Prompts(msgspec.Struct):
     instructions: msgspec.Raw = _ABSENT
     tools: msgspec.Raw = _ABSENT
     functions: msgspec.Raw = _ABSENT
+    params: msgspec.Raw = _ABSENT
+    arguments: msgspec.Raw = _ABSENT
+    """With ``params``, of a message to an MCP server: a tool may be given a whole file."""
 
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

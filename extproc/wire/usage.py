@@ -84,6 +84,8 @@ def _anthropic_events(first: bytes, last: bytes) -> Reported | None:
                 shrunk = True  # totals only grow: the larger one counts
             elif value is not None:
                 usage[key] = value
+        if not isinstance(later, dict) or later.get("output_tokens") is None:
+            usage.pop("output_tokens", None)  # what the start said of it was a beginning
         stop = delta.get("delta")
         final = isinstance(stop, dict) and stop.get("stop_reason") is not None
     reported = _report(Operation.MESSAGES, usage, final=final) if usage else None
@@ -121,14 +123,17 @@ def _anthropic_tokens(count: _Counts) -> TokenUsage:
     if count.has("server_tool_use") or count.has("iterations"):
         # Searches are billed beside the tokens, and the totals leave out inner generations.
         count.suspect = True
+    output_tokens = count("output_tokens")
+    # Anthropic's own decomposition, to look at: the output is what is billed.
+    thought = count.detail("output_tokens_details", "thinking_tokens")
+    hour = count.detail("cache_creation", "ephemeral_1h_input_tokens")
     return TokenUsage(
         count("input_tokens") + cached + written,
-        count("output_tokens"),
+        output_tokens,
         cached,
         written,
-        cache_write_1h_tokens=min(
-            written, count.detail("cache_creation", "ephemeral_1h_input_tokens")
-        ),
+        min(thought, output_tokens),
+        min(written, hour),
     )
 
 
@@ -144,7 +149,10 @@ def _openai_tokens(
     if reasoning > output_tokens:
         count.suspect = True
     cached = count.detail(input_key + "_details", "cached_tokens")
-    return TokenUsage(input_tokens, output_tokens, cached, 0, reasoning)
+    # "Unadjusted", OpenAI says of it: what was read from the cache may be counted in it again.
+    written = count.detail(input_key + "_details", "cache_write_tokens")
+    written = min(written, max(0, input_tokens - cached))
+    return TokenUsage(input_tokens, output_tokens, cached, written, reasoning)
 
 
 class _Counts:

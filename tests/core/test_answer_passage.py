@@ -55,7 +55,7 @@ def test_nothing_goes_on_before_the_first_token_and_all_of_it_then() -> None:
     world = World(MODEL)
     answer = passage(world, stream=True)
     assert answer.deadline_ms == NOW + 700
-    assert not answer.on_headers(200, SSE)
+    assert not answer.on_headers(200, SSE, "")
     assert answer.is_held
     assert not answer.on_body(ROLE, NOW + 30, end=False)
     assert answer.on_body(WORD, NOW + 30, end=False)
@@ -65,14 +65,14 @@ def test_nothing_goes_on_before_the_first_token_and_all_of_it_then() -> None:
 
 def test_an_answer_without_a_token_goes_on_at_its_end() -> None:
     answer = passage(World(MODEL), stream=True)
-    assert not answer.on_headers(200, SSE)
+    assert not answer.on_headers(200, SSE, "")
     assert answer.on_body(ROLE, NOW + 30, end=True)
 
 
 @pytest.mark.parametrize(("stream", "status"), [(False, 200), (True, 200), (True, 429)])
 def test_what_is_no_stream_is_not_held(stream: bool, status: int) -> None:
     answer = passage(World(MODEL), stream=stream)
-    assert answer.on_headers(status, JSON)
+    assert answer.on_headers(status, JSON, "")
     assert not answer.is_held
 
 
@@ -80,7 +80,7 @@ def test_who_is_given_up_is_charged_although_its_status_says_nothing_was_done() 
     world = World(MODEL)
     machine, _ = started(world, stream=True)
     assert machine.answer is not None
-    machine.answer.on_headers(200, SSE)
+    machine.answer.on_headers(200, SSE, "")
     assert machine.on_first_token_late() is None  # another target is left
     (ended,) = world.attempt_failed(1, Ending(504))
     assert isinstance(ended, Settle)
@@ -100,7 +100,7 @@ def test_after_the_last_target_the_caller_is_told() -> None:
     machine, _ = started(world, 2, stream=True)
     assert machine.answer is not None
     assert machine.answer.deadline_ms == NOW + 900
-    machine.answer.on_headers(200, SSE)
+    machine.answer.on_headers(200, SSE, "")
     refused = machine.on_first_token_late()
     assert isinstance(refused, Refuse)
     assert json.dumps(refused.refusal.message)

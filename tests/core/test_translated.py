@@ -11,6 +11,7 @@ from extproc.core.translated import (
     CALLERS,
     TARGETS,
     Translation,
+    edits_at,
     provider_headers,
     sayable,
     vendor_of,
@@ -25,6 +26,7 @@ from extproc.values.limit import NOTHING
 from extproc.values.money import Price, Rates
 from extproc.values.refusal import Refusal
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import FOREIGN
 from extproc.wire.inference_request import InferenceRequest, parse_inference_request
 
 CHAT = Operation.CHAT_COMPLETIONS
@@ -123,9 +125,49 @@ def test_an_azure_target_of_the_dated_api_is_asked_under_its_deployment() -> Non
     assert azure.endpoints[CHAT].path(CHAT, "gpt-4o") == made.path
 
 
+def test_headers_that_only_anthropic_reads_are_passed_on_or_said_to_be_left_out() -> None:
+    body = request(Operation.MESSAGES, max_tokens=5).body.body
+    betas = (("anthropic-beta", "effort-2025-11-24"),)
+    for at, left_out in ((GEMINI, "anthropic-beta"), (GPT, "anthropic-beta")):
+        attempt = Attempt("r1/1", at, NOTHING)
+        made = Translation(attempt, Operation.MESSAGES, body, CONTEXT, betas)
+        assert made.dropped == left_out
+    chat = request(max_tokens=5).body.body
+    made = Translation(Attempt("r1/1", CLAUDE, NOTHING), CHAT, chat, CONTEXT, betas)
+    assert made.dropped == ""
+    assert betas[0] in made.headers
+
+
 def test_what_is_left_out_is_said() -> None:
     assert translation(GEMINI, user="u1").dropped == "user"
     assert translation(GEMINI).dropped == ""
+
+
+def come_back() -> InferenceRequest:
+    thought = {"type": "thinking", "thinking": "hm", "signature": f"{FOREIGN}google."}
+    call = {"type": "tool_use", "id": f"c1{FOREIGN}", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": call["id"], "content": "1"}
+    return request(
+        Operation.MESSAGES,
+        max_tokens=4_000,
+        thinking={"type": "enabled", "budget_tokens": 1_024},
+        messages=[
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": [thought, call]},
+            {"role": "user", "content": [result]},
+        ],
+    )
+
+
+def test_what_another_vendor_left_is_edited_out_at_the_callers_own_and_nowhere_else() -> None:
+    edits, dropped = edits_at(come_back(), CLAUDE, {"thinking": b"{}", "stop": b"1"})
+    assert edits is not None
+    assert sorted(edits) == ["messages", "stop", "thinking"]
+    assert edits["thinking"] == b'{"type":"disabled"}'
+    assert dropped == ("messages.thinking", "thinking")
+    # The others are translated for: their writers know what to leave out.
+    assert edits_at(come_back(), GEMINI) == (None, ())
+    assert edits_at(request(Operation.MESSAGES, max_tokens=5), CLAUDE) == (None, ())
 
 
 def answered(usage: dict[str, int]) -> Attempt:

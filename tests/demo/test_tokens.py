@@ -31,6 +31,13 @@ def test_the_encoding_is_the_real_one() -> None:
     assert TOKENIZER.count_text("hello world") == 2
 
 
+def test_long_prompts_are_counted_by_a_sample() -> None:
+    line = "def reserve(self, amounts: Amounts) -> Outcome:\n"
+    per_line = TOKENIZER.count_text(line * 100) / 100
+    assert TOKENIZER.count_text(line * 20_000) == pytest.approx(20_000 * per_line, rel=0.01)
+    assert TOKENIZER.count_text("\u00e9" * 200_000) <= 400_000
+
+
 def test_without_the_encoding_length_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "_load_encoding", lambda: None)
     tokenizer = Tokenizer()

@@ -15,8 +15,10 @@ from extproc.dialects.answer import (
     PartKind,
     PartStarted,
     Ping,
+    Shown,
 )
 from extproc.dialects.codec import StreamError
+from extproc.dialects.conversation import Media
 from extproc.dialects.reading_streams import PartSequence, SseStreamReader, ended_early
 
 
@@ -59,6 +61,15 @@ def test_half_an_event_at_the_end_is_a_cut_and_a_whole_one_without_its_blank_lin
 def test_what_is_not_of_the_shape_is_no_stream(data: bytes) -> None:
     with pytest.raises(StreamError, match="none of the test's API"):
         Reader().feed(b"data: %b\n\n" % data)
+
+
+def test_what_is_there_at_once_closes_what_is_open() -> None:
+    parts, events = PartSequence(), list[Event]()
+    image = Media("image", "image/png", data="QQ==")
+    parts.text(PartKind.TEXT, "a", events)
+    parts.show(image, events)
+    parts.text(PartKind.TEXT, "b", events)
+    assert events[2:5] == [PartEnded(0), Shown(1, image), PartStarted(2, PartKind.TEXT)]
 
 
 def test_parts_follow_one_another_and_are_closed_once() -> None:

@@ -11,12 +11,16 @@ from anthropic.types import Message
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response
 
 from extproc.dialects import translation
 from extproc.dialects.anthropic.dialect import AnthropicMessages
+from extproc.dialects.bedrock.dialect import Converse
 from extproc.dialects.codec import Context, StreamError, TargetFacts
 from extproc.dialects.conversation import UntranslatableError, Vendor
+from extproc.dialects.gemini.dialect import Gemini
 from extproc.dialects.openai_chat.dialect import OpenAiChat
+from extproc.dialects.openai_responses.dialect import OpenAiResponses
 from extproc.dialects.translation import AnswerTranslator, translate_request
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
@@ -147,6 +151,37 @@ def test_there_and_back_a_message_stays_what_it_was() -> None:
     assert (message.stop_reason, message.usage.cache_read_input_tokens) == ("tool_use", 2)
 
 
+GENERATED = {
+    "candidates": [
+        {
+            "content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": "QUJD"}}]},
+            "finishReason": "STOP",
+        }
+    ],
+    "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 9},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_generated_image_is_given_where_there_is_a_place_and_else_told(stream: bool) -> None:
+    data = json.dumps(GENERATED).encode()
+    body, kind = (b"data: %b\n\n" % data, SSE) if stream else (data, "application/json")
+
+    def out(caller: Any) -> bytes:
+        return answered(caller, Gemini(), body, kind=kind, stream=stream)[1]
+
+    url, item = b"data:image/png;base64,QUJD", b'"type":"image_generation_call"'
+    chat, responses, messages = out(OPENAI), out(OpenAiResponses()), out(ANTHROPIC)
+    assert (b'"images":[{"index":0' in chat, url in chat) == (True, True)
+    assert (item in responses, b'"result":"QUJD"' in responses) == (True, True)
+    assert b"Left out, as this API has no place for it: image/png" in messages
+    if stream:
+        assert all(chunk.id for chunk in chunks(chat))
+    else:
+        assert Response.model_validate_json(responses).output[0].result == "QUJD"
+        assert ChatCompletion.model_validate_json(chat).choices[0].finish_reason == "stop"
+
+
 def test_an_error_is_told_in_the_callers_dialect_with_the_providers_words() -> None:
     body = b'{"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}'
     kind, out, translator = answered(OPENAI, ANTHROPIC, body, 529, stream=True)
@@ -155,6 +190,14 @@ def test_an_error_is_told_in_the_callers_dialect_with_the_providers_words() -> N
     assert not translator.complete
     _, out, _ = answered(ANTHROPIC, OPENAI, b"<html>bad gateway", 502)
     assert json.loads(out)["error"] == {"type": "api_error", "message": "<html>bad gateway"}
+
+
+def test_an_error_is_known_by_the_name_that_its_headers_say() -> None:
+    translator = AnswerTranslator(ANTHROPIC, Converse(), CONTEXT, stream=True)
+    name = "ModelNotReadyException:http://internal.amazon.com/coral/"
+    translator.on_headers(429, "application/json", name)
+    out = json.loads(translator.on_body(b'{"message": "warming up"}', end=True))
+    assert out["error"] == {"type": "overloaded_error", "message": "warming up"}
 
 
 def test_a_stream_cut_off_is_never_complete() -> None:

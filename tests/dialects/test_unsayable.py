@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
-from extproc.dialects.conversation import Conversation, UntranslatableError
-from extproc.dialects.unsayable import refuse_extra, refuse_openais_own
+from extproc.dialects.conversation import Conversation, Media, UntranslatableError
+from extproc.dialects.unsayable import refuse_extra, refuse_openais_own, unshown
+
+
+def test_what_was_generated_and_has_no_place_is_told() -> None:
+    assert "image/png" in unshown(Media("image", "image/png"))
+    assert "audio" in unshown(Media("audio", ""))
 
 
 def conversation(**fields: Any) -> Conversation:

@@ -204,6 +204,8 @@ def test_the_metrics_are_those_that_are_rendered() -> None:
     metrics.refused[RefusalCode.NOT_FOUND] = 1
     metrics.would_block["r"] = 1
     metrics.policy_warnings["w"] = 1
+    metrics.tool_calls["s", "t", "admitted"] = 1
+    metrics.google_tokens["f"] = (1, 0)
     metrics.target_states["p/m"] = "closed"
     metrics.velocity_trips["r"] = metrics.velocity_open["r"] = 1
     lines = metrics.render(World().gate).decode().splitlines()

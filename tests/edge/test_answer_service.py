@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from gateway import chat
+from policies import snapshot
 from world import NOW, World
 
 from extproc.core.attempt import AttemptMachine
 from extproc.core.events import AttemptStarted
+from extproc.core.tool_list import ToolFilter
 from extproc.edge.answer_service import AnswerService
 from extproc.edge.metrics import Metrics
 from extproc.pb import extproc_pb2 as pb
@@ -27,6 +29,11 @@ name: claude
 type: gateway-load-balancing-config
 rules:
   - {id: c, target: {provider: foreign, model: claude-haiku-4-5}}
+"""
+TOOLS = """
+name: tools
+type: gateway-config
+mcp_servers: {docs: {url: "http://127.0.0.1:9/mcp", tools: {allow: [a]}}}
 """
 DOCUMENT = {
     "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-haiku-4-5",
@@ -174,3 +181,28 @@ def test_messages_out_of_order_are_cut() -> None:
     again.service.closed(again.stream)
     assert again.stream.state is None
     again.service.before_write()
+
+
+def listing(text: bytes) -> Rig:
+    """A list of tools to somebody who may call only ``a``."""
+    rig = Rig()
+    server = snapshot(more=TOOLS).mcp_servers["docs"]
+    rig.world.gate.listings["r2"] = ToolFilter(server, None)
+    rig.headers("r2")
+    rig.body(text, end=True)
+    assert rig.world.gate.listings == {}
+    return rig
+
+
+def test_a_list_of_tools_is_filtered_on_its_way_back() -> None:
+    rig = listing(b'{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"secret"},{"name":"a"}]}}')
+    written = rig.stream.sent[-1].response_body.response.body_mutation.body
+    assert json.loads(written)["result"] == {"tools": [{"name": "a"}]}
+    assert not rig.stream.failed
+
+
+@pytest.mark.parametrize("text", [b"[]", b'{"result":{"tools":7}}', b'{"result":{"tools":[{}]}}'])
+def test_a_list_that_cannot_be_read_is_cut(text: bytes) -> None:
+    rig = listing(text)
+    assert rig.stream.failed
+    assert len(rig.stream.sent) == 1

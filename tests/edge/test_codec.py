@@ -85,6 +85,25 @@ def test_a_later_attempt_drops_every_credential_of_the_one_before() -> None:
     assert headers(common.header_mutation)["content-length"] == b"2"
 
 
+@pytest.mark.parametrize("size", [1, 118, 120, 122, 127, 128, 16_374, 16_383, 16_384, 1 << 21])
+def test_a_translated_answer_replaces_the_providers_bytes_as_the_library_writes_it(
+    size: int,
+) -> None:
+    body = b"x" * size
+    expected = pb.ProcessingResponse()
+    expected.response_body.response.body_mutation.body = body
+    assert codec.encode_answer_body(body) == expected.SerializeToString()
+
+
+def test_a_translated_answer_of_no_bytes_still_replaces_the_providers() -> None:
+    """In Envoy's own definition the body is one of two mutations: left out, none is made."""
+    said = codec.encode_answer_body(b"")
+    assert said.endswith(b"\x0a\x00")
+    message = pb.ProcessingResponse.FromString(said)
+    assert message.response_body.response.HasField("body_mutation")
+    assert message.SerializeToString() != said  # the library leaves an empty body out
+
+
 @given(st.text(max_size=50))
 def test_F45_no_policy_text_breaks_a_header(text: str) -> None:
     refusal = Refusal(RefusalCode.UNKNOWN_MODEL, "no")
@@ -175,6 +194,22 @@ def test_an_answer_is_timed_from_the_sending_of_its_own_attempt(
     assert (untimed.first_byte_us, untimed.answered_us) == (0, 0)
     never_sent = codec.decode_request_ended(pb.HttpAccessLogEntry(), 0, timed=True)
     assert (never_sent.first_byte_us, never_sent.answered_us) == (0, 0)
+
+
+def test_an_answers_head_is_its_status_its_type_and_what_aws_calls_an_error() -> None:
+    said = {
+        ":status": b"429",
+        "content-type": b"application/json",
+        "x-amzn-errortype": b"ThrottlingException:http://internal.amazon.com/",
+        "server": b"x",
+    }
+    message = pb.HttpHeaders()
+    for key, value in said.items():
+        message.headers.headers.add(key=key, raw_value=value)
+    status, content_type, error_name = codec.decode_answer_headers(message)
+    assert (status, content_type) == (429, "application/json")
+    assert error_name.startswith("ThrottlingException:")
+    assert codec.decode_answer_headers(pb.HttpHeaders()) == (0, "", "")
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 408, 429, 500, 502, 503, 504, 529])

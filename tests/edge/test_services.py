@@ -59,6 +59,9 @@ class LaterLedger(MemoryLedger):
         self.waiting.append((future, answer))
         return future
 
+    def flush(self) -> None:
+        """Nothing to write."""
+
     def peek(self, holds: Any, now_ms: int) -> Any:
         return self._later(lambda: super(LaterLedger, self).peek(holds, now_ms))
 
@@ -97,14 +100,38 @@ def body(**fields: Any) -> bytes:
     return message.SerializeToString()
 
 
+MCP = """
+name: m
+type: gateway-config
+mcp_servers: {docs: {url: "http://h/mcp", tools: {deny: [secret]}}}
+---
+name: r
+type: gateway-rate-limit-config
+rules: [{id: calls, limit: {tool_calls: 1, window: 1h}, scope: credential}]
+"""
+
+
+def mcp_headers() -> bytes:
+    message = pb.ProcessingRequest.FromString(headers("/mcp/docs", False))
+    header = message.request_headers.headers.headers.add()
+    header.key, header.raw_value = ":method", b"POST"
+    return message.SerializeToString()
+
+
+def mcp_body(method: str, **params: Any) -> bytes:
+    message = pb.ProcessingRequest()
+    document = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    message.request_body.body = json.dumps(document).encode()
+    message.request_body.end_of_stream = True
+    return message.SerializeToString()
+
+
 class Rig:
     """A service over a ledger that answers later."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: str = VELOCITY) -> None:
         self.ledger = LaterLedger()
-        self.sidecar = Sidecar(
-            Gate(Generation(compiled(VELOCITY))), self.ledger, Clock(), Random(1)
-        )
+        self.sidecar = Sidecar(Gate(Generation(compiled(policy))), self.ledger, Clock(), Random(1))
         self.service = RequestService(self.sidecar)
         self.stream = Stream()
 
@@ -202,3 +229,34 @@ def test_what_went_out_is_not_taken_back_by_a_fault_afterwards() -> None:
         assert meter.rate(rig.sidecar.clock.now_ms()) == before
 
     asyncio.run(scenario())
+
+
+def test_a_call_of_a_tool_waits_for_a_ledger_that_is_elsewhere() -> None:
+    async def scenario() -> None:
+        rig = Rig(MCP)
+        rig.service.message(rig.stream, mcp_headers())
+        rig.service.message(rig.stream, mcp_body("tools/call", name="search"))
+        assert len(rig.stream.sent) == 1
+        await rig.ledger.answer()
+        _, verdict = rig.stream.sent
+        assert verdict.request_body.response.clear_route_cache
+        assert rig.sidecar.metrics.tool_calls == {("docs", "other", "admitted"): 1}
+        again = Stream()
+        rig.service.message(again, mcp_headers())
+        rig.service.message(again, mcp_body("tools/call", name="search"))
+        await rig.ledger.answer(LedgerUnavailableError("away"))
+        document = json.loads(again.sent[-1].immediate_response.body)
+        refusal = document["result"]["_meta"]["tokenweir/refusal"]
+        assert refusal["code"] == "store_unavailable"
+
+    asyncio.run(scenario())
+
+
+def test_a_fault_of_ours_lets_no_call_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(MCP)
+    rig.service.message(rig.stream, mcp_headers())
+    monkeypatch.setattr("extproc.core.tool_calls.parse_message", lambda _: 1 / 0)
+    rig.service.message(rig.stream, mcp_body("tools/list"))
+    answer = rig.stream.sent[-1].immediate_response
+    assert answer.status.code == 503
+    assert json.loads(answer.body)["error"]["data"]["code"] == "internal_error"

@@ -17,10 +17,12 @@ from aiohttp import web
 from envoy_rig import PLAIN, Rig, answer, chunked, compiled, policy_text
 
 from extproc.envoy import delivery
+from extproc.envoy.credentials import secret_file
 from extproc.envoy.delivery import DeliveryRejectedError, EnvoyUnreachableError, FileDelivery
 from extproc.envoy.process import start_envoy
 from extproc.envoy.render import render
 from extproc.envoy.settings import GatewaySettings
+from extproc.envoy.token_folder import read_key_list
 from extproc.values.wire_names import ADMIN_SOCKET
 
 Resources = dict[str, list[dict[str, Any]]]
@@ -471,3 +473,44 @@ def test_a_sidecar_that_starts_first_waits_for_nobody(settings) -> None:
     started = time.monotonic()
     asyncio.run(first.confirm_first())
     assert time.monotonic() - started < 0.1
+
+
+# -- secrets --------------------------------------------------------------------------------------
+
+
+def secret(name: str, path: str) -> dict[str, Any]:
+    watched = {"filename": path, "watched_directory": {"path": path.rpartition("/")[0]}}
+    return {"name": name, "generic_secret": {"secret": watched}}
+
+
+def watched_folder(settings: GatewaySettings, name: str) -> str:
+    document = json.loads((settings.config_folder / secret_file(name)).read_bytes())
+    (resource,) = document["resources"]
+    folder: str = resource["generic_secret"]["secret"]["watched_directory"]["path"]
+    return folder
+
+
+def test_a_secret_is_read_again_under_another_name_of_its_folder(settings) -> None:
+    writer = FileDelivery(settings)
+    writer.write_first({**resources(), "secrets": [secret("file:/keys/a", "/keys/a")]})
+    seen = [watched_folder(settings, "file:/keys/a")]
+    for _ in range(3):
+        writer.read_again("file:/keys/a")
+        seen.append(watched_folder(settings, "file:/keys/a"))
+    assert seen == ["/keys", "/keys/.", "/keys", "/keys/."]
+    before = files(settings.config_folder)
+    writer.read_again("file:/keys/unknown")
+    assert files(settings.config_folder) == before
+
+
+def test_the_google_keys_that_are_wanted_are_listed_as_they_come_and_go(settings) -> None:
+    writer = FileDelivery(settings)
+    writer.write_first(resources())
+    assert read_key_list(settings.config_folder) == []
+    assert not settings.tokens.exists()  # nobody needs it
+    google = secret("google:/keys/gcp.json", str(settings.tokens / "x.token"))
+    writer.write_first({**resources(), "secrets": [google]})
+    assert read_key_list(settings.config_folder) == ["/keys/gcp.json"]
+    assert settings.tokens.is_dir()
+    writer.write_first(resources())
+    assert read_key_list(settings.config_folder) == []

@@ -12,6 +12,7 @@ from envoy_rig import answer
 from extproc.envoy.ext_proc import (
     ATTEMPT_HEADER,
     MESSAGE_TIMEOUT_S,
+    answer_filter,
     attempt_filter,
     request_filter,
 )
@@ -33,6 +34,15 @@ def test_a_later_attempt_says_which_it_is_and_where_it_goes(rig) -> None:
     assert headers[ATTEMPT_HEADER] == b"2"
     assert cluster in rig.target("p2").clusters.values()
     assert body == b"left so"
+
+
+def test_an_answers_first_bytes_do_not_wait_for_what_its_headers_become() -> None:
+    """A translated stream's first token would pay for the round trip."""
+    matching = answer_filter()["typed_config"]["xds_matcher"]["matcher_tree"]
+    action = matching["exact_match_map"]["map"]["1"]["action"]["typed_config"]
+    config = action["typed_config"]["typed_config"]
+    assert config["processing_mode"]["response_body_mode"] == "STREAMED"
+    assert config["send_body_without_waiting_for_header_response"] is True
 
 
 def test_the_first_attempt_costs_no_second_call(rig) -> None:

@@ -84,6 +84,21 @@ def test_F31_the_guards_refusal_is_our_503_and_never_a_403(rig, dialect: str) ->
     assert rig.providers["p1"].requests == []
 
 
+def test_what_is_said_to_an_mcp_server_is_answered_as_json_rpc(rig) -> None:
+    undecided = rig.post(["p1"], path="/mcp/docs", metadata={"ok": False})
+    long = httpx.post(f"{rig.url}/mcp/docs", content=b" " * (33 * 2**20), timeout=20)
+    for response, status, code in (
+        (undecided, 503, "internal_error"),
+        (long, 413, "request_too_large"),
+    ):
+        assert response.status_code == status
+        document = response.json()
+        assert (document["jsonrpc"], document["id"]) == ("2.0", None)
+        assert document["error"]["code"] == -32000
+        assert document["error"]["data"]["code"] == code
+        assert document["error"]["data"]["request_id"] == response.headers["x-request-id"]
+
+
 def test_F47_the_sidecars_own_refusal_is_not_wrapped(rig) -> None:
     for path in PATHS.values():
         response = rig.post(["p1"], path=path, headers={"x-refuse": "1"})

@@ -9,8 +9,12 @@ import httpx
 import pytest
 from envoy_rig import Received
 
-from extproc.values.dialect import OPERATION_BY_PATH
-from extproc.values.wire_names import ANSWER_HEADERS, DECIDED_HEADER
+from extproc.envoy.clusters import DEAD_CLUSTER
+from extproc.envoy.routes import route_configuration
+from extproc.policy.compiler import compile_folder
+from extproc.policy.snapshot import PolicySnapshot
+from extproc.values.dialect import MCP_PREFIX, OPERATION_BY_PATH
+from extproc.values.wire_names import ANSWER_HEADERS, DECIDED_HEADER, MCP_CALLER
 
 
 async def boastful(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -62,8 +66,9 @@ def test_F10_no_client_can_claim_to_be_decided(rig) -> None:
     internal = {name for name in seen if name.startswith(("x-tw-", "x-envoy-"))}
     assert internal <= {"x-envoy-external-address"}
     assert rig.providers["p1"].requests[0].header("x-envoy-attempt-count") == "1"
-    for path in ("/anything", "/v1/models", "/v1/chat/completions"):
-        assert httpx.get(rig.url + path, headers={DECIDED_HEADER: "1"}).status_code >= 400
+    for path in ("/anything", "/v1/models", "/v1/chat/completions", "/mcp/docs"):
+        for claim in ("1", MCP_CALLER):
+            assert httpx.get(rig.url + path, headers={DECIDED_HEADER: claim}).status_code >= 400
     assert len(rig.providers["p1"].requests) == 1
 
 
@@ -73,13 +78,16 @@ def test_F08_a_header_named_by_connection_is_missing_not_hidden(rig) -> None:
     assert "x-tfy-user-id" not in rig.decided_headers[0]
 
 
-@pytest.mark.parametrize("path", [*sorted(OPERATION_BY_PATH), "/v1/files", "/"])
+@pytest.mark.parametrize("path", [*sorted(OPERATION_BY_PATH), "/mcp/docs", "/v1/files", "/"])
 def test_a_verdict_without_a_way_leads_nowhere(rig, path: str) -> None:
     """Only the sidecar's header leads to providers, also when the guard is content."""
     body = json.dumps({"metadata": {"ok": True}})
     response = httpx.post(rig.url + path, content=body)
-    assert response.status_code == (503 if path in OPERATION_BY_PATH else 404)
-    assert response.json()["error"]["metadata"]["code"] in ("no_healthy_target", "not_found")
+    known = path in OPERATION_BY_PATH or path.startswith(MCP_PREFIX)
+    assert response.status_code == (503 if known else 404)
+    error = response.json()["error"]
+    about = error["data" if path.startswith(MCP_PREFIX) else "metadata"]
+    assert about["code"] in ("no_healthy_target", "not_found")
     assert not any(provider.requests for provider in rig.providers.values())
 
 
@@ -104,3 +112,19 @@ def test_as_many_attempts_as_the_chain_is_long(rig) -> None:
         provider.respond = refuse
     assert rig.post(["p1", "p2"]).status_code == 500
     assert [len(rig.providers[name].requests) for name in ("p1", "p2", "p3")] == [1, 1, 0]
+
+
+def test_the_way_to_mcp_servers_is_patient_and_tries_nothing_again() -> None:
+    snapshot = compile_folder({"x.yaml": b"name: g\ntype: gateway-config\n"}, 1, {})
+    assert isinstance(snapshot, PolicySnapshot)
+    (host,) = route_configuration(snapshot)["virtual_hosts"]
+    first, second, *others = host["routes"]
+    # Before the way to providers, which takes every decided request.
+    (header,) = first["match"]["headers"]
+    assert (header["name"], header["string_match"]) == (DECIDED_HEADER, {"exact": MCP_CALLER})
+    assert second["name"] == "decided"
+    assert "retry_policy" not in first["route"]
+    assert (first["route"]["timeout"], first["route"]["idle_timeout"]) == ("0s", "3600s")
+    assert first["request_headers_to_remove"] == second["request_headers_to_remove"]
+    (undecided,) = [route for route in others if route["match"].get("prefix") == MCP_PREFIX]
+    assert undecided["route"]["cluster"] == DEAD_CLUSTER

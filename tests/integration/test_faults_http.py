@@ -102,8 +102,20 @@ def test_F02_an_identity_header_twice_is_refused(gateway: Gateway) -> None:
     assert code(answer) == "duplicate_identity"
 
 
-def test_F03_underscore_headers_are_refused(gateway: Gateway) -> None:
-    refused(gateway, request(b"X_TFY_User_ID: root"), 400, 0)
+def test_F03_underscore_headers_count_for_nothing(start_gateway) -> None:
+    """They are gone before anybody reads them: as if they had not been sent."""
+    policy = base_policy(limits=LIMITS)
+    policy["gateway.yaml"] = policy["gateway.yaml"].replace(
+        "[project, environment]}", "[project, environment, user_id]}"
+    )
+    gateway = start_gateway(policy)
+    smuggled = b"X_TFY_User_ID: root"
+    answer = refused(gateway, request(smuggled), 400)
+    assert code(answer) == "identity_required"
+    assert status(raw(gateway, request(b"x-tfy-user-id: alice", smuggled))) == 200
+    gateway.settled("all/usd")
+    assert '"alice"' in gateway.journal()
+    assert "root" not in gateway.journal()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -37,3 +41,17 @@ class Demo:
     def chat(self, **fields: Any) -> httpx.Response:
         body = {"model": "gpt-4o-mini", "messages": MESSAGES, **fields}
         return httpx.post(f"{self.openai_url}/chat/completions", json=body, timeout=5)
+
+
+@contextlib.contextmanager
+def demo_process(*arguments: str) -> Iterator[str]:
+    """A demo provider's URL, which policies can name before their gateway runs."""
+    command = [sys.executable, "-m", "extproc", "demo-provider", "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().removeprefix("ready ").strip()
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()

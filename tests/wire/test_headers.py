@@ -133,7 +133,7 @@ def test_F02_metadata_and_session_headers_twice_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["x_tfy_user_id", "x-tfy-user_id", "x_tfy-user-id"])
 def test_F03_underscore_spelling_is_never_an_identity(name: str) -> None:
-    # Envoy refuses such names; if one came through it must not count, and not be forwarded
+    # Envoy drops such names; if one came through it must not count, and not be forwarded
     # where it begins like ours.
     caller = parse(("x-tfy-user-id", b"alice"), (name, b"root"))
     assert caller.claims.user_id == "alice"

@@ -293,6 +293,7 @@ ANTHROPIC_SERVER_TOOLS = (
     "bash_",
     "memory_2",
 )
+NAMESPACE = {"type": "namespace", "name": "mcp__x", "tools": [{"type": "function", "name": "f"}]}
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
@@ -315,6 +316,11 @@ FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type":
         (CHAT, {"audio": {"voice": "alloy"}, "modalities": ["text", "audio"]}),
         (CHAT, {"models": ["dear/model"]}),
         (CHAT, {"plugins": [{"id": "web"}]}),
+        (RESPONSES, {"tools": [{**NAMESPACE, "tools": [{"type": "mcp"}]}]}),
+        (RESPONSES, {"tools": [{**NAMESPACE, "tools": []}]}),
+        (RESPONSES, {"tools": [{"type": "namespace"}]}),
+        (RESPONSES, {"tools": [{"type": "tool_search"}]}),
+        (RESPONSES, {"tools": [{"type": "tool_search", "execution": "server"}]}),
         (CHAT, {"tools": "all"}),
         (CHAT, {"tools": [1]}),
         (CHAT, {"tools": [{"type": 7}]}),
@@ -344,6 +350,7 @@ def test_escaped_spellings_hide_no_server_tool(raw: bytes) -> None:
     ("operation", "more"),
     [
         (CHAT, {"tools": [FUNCTION, {"type": "custom", "custom": {"name": "c"}}]}),
+        (RESPONSES, {"tools": [NAMESPACE, {"type": "custom", "name": "apply_patch"}]}),
         (CHAT, {"tools": None}),
         (CHAT, {"tools": []}),
         (CHAT, {"web_search_options": None, "prediction": None, "audio": None}),
@@ -366,12 +373,13 @@ def test_tools_of_the_caller_are_bounded(operation: Operation, more: dict[str, A
         (MESSAGES, "memory_20250818"),
         (RESPONSES, "local_shell"),
         (RESPONSES, "apply_patch"),
+        (RESPONSES, "tool_search"),
     ],
 )
 def test_a_schema_that_the_provider_adds_is_not_bounded_by_the_bytes(
     operation: Operation, kind: str
 ) -> None:
-    request = parse(operation, tools=[{"type": kind, "name": "x"}])
+    request = parse(operation, tools=[{"type": kind, "name": "x", "execution": "client"}])
     assert request.input_by_reference
     assert not request.server_tools
 

@@ -26,27 +26,28 @@ CHAT_USAGE = {
     "prompt_tokens": 100,
     "completion_tokens": 20,
     "total_tokens": 120,
-    "prompt_tokens_details": {"cached_tokens": 60, "audio_tokens": 0},
+    "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 10, "audio_tokens": 0},
     "completion_tokens_details": {"reasoning_tokens": 8, "rejected_prediction_tokens": 0},
 }
 RESPONSES_USAGE = {
     "input_tokens": 100,
-    "input_tokens_details": {"cached_tokens": 60},
+    "input_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 10},
     "output_tokens": 20,
     "output_tokens_details": {"reasoning_tokens": 8},
     "total_tokens": 120,
 }
-OPENAI = TokenUsage(100, 20, 60, 0, 8)
+OPENAI = TokenUsage(100, 20, 60, 10, 8)
 MESSAGES_USAGE = {
     "input_tokens": 30,
     "cache_creation_input_tokens": 10,
     "cache_read_input_tokens": 60,
     "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 0},
     "output_tokens": 20,
+    "output_tokens_details": {"thinking_tokens": 8},
     "service_tier": "standard",
     "server_tool_use": {"web_search_requests": 0},
 }
-ANTHROPIC = TokenUsage(100, 20, 60, 10)
+ANTHROPIC = TokenUsage(100, 20, 60, 10, 8)
 BY_OPERATION = [
     (CHAT, CHAT_USAGE, OPENAI),
     (RESPONSES, RESPONSES_USAGE, OPENAI),
@@ -117,6 +118,16 @@ def test_a_models_answer_cannot_forge_usage(answer: object) -> None:
     body = json.dumps({"choices": [{"message": {"content": [forged, answer]}}]}).encode()
     escaped = body[body.rindex(b'\\"usage') + 1 :]  # even if Envoy cut inside the string
     assert usage_from_json_tail(CHAT, escaped) is None
+
+
+def test_parts_of_a_count_never_exceed_it() -> None:
+    """Neither makes a report suspect: they say what kind of tokens, not how many in all."""
+    written = {"prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 90}}
+    reported = usage_from_json_tail(CHAT, tail(CHAT_USAGE | written))
+    assert reported == Reported(OPENAI._replace(cache_write_tokens=40), True, False)
+    thought = {"output_tokens_details": {"thinking_tokens": 90}}
+    reported = usage_from_json_tail(MESSAGES, tail(MESSAGES_USAGE | thought))
+    assert reported == Reported(ANTHROPIC._replace(reasoning_tokens=20), True, False)
 
 
 # -- streams --------------------------------------------------------------------------------------
@@ -235,6 +246,15 @@ def test_F54_a_report_that_contradicts_itself_or_leaves_something_out_is_suspect
     assert used.cached_input_tokens + used.cache_write_tokens <= used.input_tokens
 
 
+@pytest.mark.parametrize("later", [{"input_tokens": 3}, {"output_tokens": None}, {}, None, 7])
+def test_F54_an_end_that_does_not_say_the_output_is_suspect(later: Any) -> None:
+    """What the start said of it was a beginning."""
+    event = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": later}
+    first = start(input_tokens=3, output_tokens=1)
+    reported = usage_from_events(MESSAGES, first, orjson.dumps(event))
+    assert reported == Reported(TokenUsage(3, 0), True, True)
+
+
 def test_F54_totals_that_shrink_are_suspect_and_the_larger_counts() -> None:
     first = start(input_tokens=500, output_tokens=7)
     reported = usage_from_events(MESSAGES, first, delta(input_tokens=3, output_tokens=2))
@@ -266,9 +286,10 @@ def test_events_of_another_shape_are_no_final_report(operation: Operation, broke
 
 
 COUNTS = st.integers(-5, 2**65) | st.none() | st.text(max_size=2) | st.floats() | st.booleans()
+DETAILS = ["cached_tokens", "cache_write_tokens", "reasoning_tokens", "thinking_tokens"]
 USAGES = st.dictionaries(
     st.sampled_from([*CHAT_USAGE, *RESPONSES_USAGE, *MESSAGES_USAGE, "iterations"]),
-    COUNTS | st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens"]), COUNTS),
+    COUNTS | st.dictionaries(st.sampled_from(DETAILS), COUNTS),
 )
 
 

@@ -11,10 +11,11 @@ from extproc.demo.strict.anthropic_shape import BETA_REQUEST, COUNTED, REQUEST
 from extproc.demo.strict.claude import (
     Sampling,
     check_first_block,
+    check_model,
     check_sampling,
     check_thinking,
 )
-from extproc.demo.strict.schemas import open_object
+from extproc.demo.strict.schemas import bounded, open_object
 from extproc.demo.strict.shape import Misfit, dotted
 
 MAX_CACHE_MARKS = 4
@@ -31,7 +32,7 @@ class _Turn(NamedTuple):
 def check(body: Json, *, beta: bool = False, counting: bool = False) -> None:
     """Raises BadRequestError."""
     for message in body["messages"]:
-        if message["role"] == "system":
+        if message["role"] == "system" and not beta:
             raise BadRequestError(
                 'messages: Unexpected role "system". The Messages API accepts a top-level `system` '
                 'parameter, not "system" as an input message role.'
@@ -69,6 +70,9 @@ def _turns(messages: list[Json]) -> list[_Turn]:
     for place, message in enumerate(messages):
         content = message["content"]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if message["role"] == "system":
+            _check_instructions(place, messages)
+            continue
         if not blocks and place + 1 < len(messages):
             raise BadRequestError(
                 f"messages.{place}: all messages must have non-empty content except for the "
@@ -81,6 +85,12 @@ def _turns(messages: list[Json]) -> list[_Turn]:
     if turns[0].role != "user":
         raise BadRequestError('messages: first message must use the "user" role')
     return turns
+
+
+def _check_instructions(place: int, messages: list[Json]) -> None:
+    """What the operator says in the middle stands behind what the user said (a beta)."""
+    if place == 0 or messages[place - 1]["role"] == "assistant":
+        raise BadRequestError(f"messages.{place}: a system message must follow a user message")
 
 
 def _check_words(body: Json, turns: list[_Turn]) -> None:
@@ -153,6 +163,10 @@ def _check_closed(where: str, schema: Json) -> None:
         raise BadRequestError(
             f"{where}: For 'object' type, 'additionalProperties' must be explicitly set to false"
         )
+    bound = bounded(schema)
+    if bound:
+        kind, name = bound
+        raise BadRequestError(f"{where}: For '{kind}' type, property '{name}' is not supported")
 
 
 _ONLY_IN = {
@@ -243,6 +257,7 @@ def _check_thinking(body: Json, turns: list[_Turn]) -> None:
     check_sampling(body["model"], sampling)
     thinking = body.get("thinking")
     check_thinking(thinking, sampling)
+    check_model(body["model"], thinking, sampling)
     if _leading_results(turns[-1]):
         loop = turns[-2]
         check_first_block(thinking, loop.place, loop.blocks[0]["type"])

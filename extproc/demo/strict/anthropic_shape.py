@@ -25,7 +25,14 @@ from extproc.demo.strict.shape import (
 
 _ID = text("[a-zA-Z0-9_-]+")
 _NAME = text("[a-zA-Z0-9_-]{1,128}")
-_BETA_FIELDS = ("context_management", "mcp_servers", "output_format", "betas")
+_BETA_FIELDS = (
+    "betas",
+    "context_hint",
+    "context_management",
+    "mcp_servers",
+    "output_format",
+    "safeguards",
+)
 """Fields that a request may have with an ``anthropic-beta`` header only."""
 
 
@@ -34,7 +41,10 @@ def _record(required: dict[str, Shape], optional: dict[str, Shape] | None = None
     return record(required, optional, null=False)
 
 
-_CACHE = maybe(_record({"type": one_of("ephemeral")}, {"ttl": one_of("5m", "1h")}))
+_CACHE = maybe(
+    _record({"type": one_of("ephemeral")}, {"ttl": one_of("5m", "1h"), "scope": one_of("global")})
+)
+"""``scope`` is a beta, which is not looked for here."""
 _MARKED: dict[str, Shape] = {"cache_control": _CACHE}
 _TYPE: dict[str, Shape] = {"type": TEXT}
 _TEXT = _record({**_TYPE, "text": TEXT}, {**_MARKED, "citations": maybe(list_of(OBJECT))})
@@ -114,7 +124,18 @@ _BLOCK = tagged(
         "container_upload": OBJECT,
     }
 )
-_MESSAGE = _record({"role": one_of("user", "assistant"), "content": either(TEXT, list_of(_BLOCK))})
+_CONTENT: dict[str, Shape] = {"content": either(TEXT, list_of(_BLOCK))}
+_MESSAGE = _record({"role": one_of("user", "assistant"), **_CONTENT})
+_BETA_MESSAGE = tagged(
+    {
+        "user": _record({"role": TEXT, **_CONTENT}),
+        "assistant": _record({"role": TEXT, **_CONTENT}),
+        "system": _record(
+            {"role": TEXT, "content": either(TEXT, list_of(tagged({"text": _TEXT}), least=1))}
+        ),
+    },
+    "role",
+)
 
 
 def _input_schema(value: Any, path: Path) -> None:
@@ -195,9 +216,10 @@ _NEEDED: dict[str, Shape] = {
     "messages": list_of(_MESSAGE, least=1),
 }
 REQUEST = _record(_NEEDED, _FIELDS)
-BETA_REQUEST = _record(_NEEDED, {**_FIELDS, **dict.fromkeys(_BETA_FIELDS, anything)})
+_BETA_NEEDED = {**_NEEDED, "messages": list_of(_BETA_MESSAGE, least=1)}
+BETA_REQUEST = _record(_BETA_NEEDED, {**_FIELDS, **dict.fromkeys(_BETA_FIELDS, anything)})
 """With what a beta may add."""
 COUNTED = _record(
-    {name: shape for name, shape in _NEEDED.items() if name != "max_tokens"},
+    {name: shape for name, shape in _BETA_NEEDED.items() if name != "max_tokens"},
     {**_FIELDS, **dict.fromkeys(_BETA_FIELDS, anything)},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import pairwise
 from typing import Any
@@ -12,9 +13,11 @@ from extproc.demo.signatures import is_sealed, is_signed
 from extproc.demo.strict.claude import (
     Sampling,
     check_first_block,
+    check_model,
     check_sampling,
     check_thinking,
 )
+from extproc.demo.strict.schemas import bounded, open_object
 from extproc.demo.strict.shape import (
     BOOLEAN,
     OBJECT,
@@ -191,8 +194,10 @@ def check(body: Json, model: str) -> None:
     _check_roles(messages)
     for place, message in enumerate(messages):
         _check_content(message, place)
+    _check_names(messages)
     _check_pairs(messages)
     _check_tools(body)
+    _check_format(body)
     _check_cache_points(body)
     if _CLAUDE.match(model):
         _check_claude(body, model)
@@ -249,6 +254,9 @@ def _check_content(message: Json, place: int) -> None:
                 f"The text field in the ContentBlock object at messages.{place}.content.{number_} "
                 "is blank. Add text to the text field, and try again."
             )
+        told = (block.get("toolResult") or {}).get("content") or ()
+        if any("text" in inner and not inner["text"].strip() for inner in told):
+            raise _from_model("messages: text content blocks must be non-empty")
         only = _ONLY_IN.get(next(iter(block)), message["role"])
         if only != message["role"]:
             raise BadRequestError(
@@ -268,6 +276,18 @@ _ONLY_IN = {
 
 
 def _check_documents(blocks: list[Json], place: int) -> None:
+    documents = any("document" in block for block in blocks)
+    if documents and not any("text" in block for block in blocks):
+        raise BadRequestError(
+            f"The message at messages.{place} must include a text content block when it includes a "
+            "document."
+        )
+
+
+def _check_names(messages: list[Json]) -> None:
+    """Of documents, wherever they are: none may come twice in a request."""
+    blocks = [block for message in messages for block in message["content"]]
+    blocks += [inner for b in blocks if "toolResult" in b for inner in b["toolResult"]["content"]]
     names = [block["document"]["name"] for block in blocks if "document" in block]
     for name in names:
         if _FORBIDDEN_IN_A_NAME.search(name):
@@ -276,12 +296,10 @@ def _check_documents(blocks: list[Json], place: int) -> None:
                 "alphanumeric characters, whitespace characters, hyphens, parentheses, and square "
                 "brackets. The name can't contain more than one consecutive whitespace character."
             )
-    if len(set(names)) != len(names):
-        raise BadRequestError(f"Duplicate document names found at messages.{place}.")
-    if names and not any("text" in block for block in blocks):
+    if len({name.lower() for name in names}) != len(names):
         raise BadRequestError(
-            f"The message at messages.{place} must include a text content block when it includes a "
-            "document."
+            "Messages can't contain duplicate document names. Rename the document and retry your "
+            "request."
         )
 
 
@@ -326,12 +344,31 @@ def _check_tools(body: Json) -> None:
         )
     if not config:
         return
+    for spec in (tool["toolSpec"] for tool in config["tools"] if "toolSpec" in tool):
+        if spec.get("strict"):
+            _check_schema(spec["inputSchema"]["json"])
     names = [tool["toolSpec"]["name"] for tool in config["tools"] if "toolSpec" in tool]
     if len(set(names)) != len(names):
         raise BadRequestError("The toolConfig field contains duplicate tool names.")
     choice = (config.get("toolChoice") or {}).get("tool")
     if choice and choice["name"] not in names:
         raise BadRequestError(f"The tool {choice['name']} of toolChoice is not in toolConfig.")
+
+
+def _check_format(body: Json) -> None:
+    wanted = (body.get("outputConfig") or {}).get("textFormat")
+    if wanted:
+        _check_schema(json.loads(wanted["structure"]["jsonSchema"]["schema"]))
+
+
+def _check_schema(schema: Json) -> None:
+    if open_object(schema, all_required=False):
+        raise BadRequestError(
+            "The schema is not valid: 'additionalProperties' must be false for every object."
+        )
+    bound = bounded(schema)
+    if bound:
+        raise BadRequestError(f"The schema is not valid: '{bound[1]}' is not supported.")
 
 
 def _check_cache_points(body: Json) -> None:
@@ -361,6 +398,7 @@ def _check_claude(body: Json, model: str) -> None:
         record({}, _CLAUDES_FIELDS)(extra, ())
         check_sampling(model, sampling)
         check_thinking(extra.get("thinking"), sampling)
+        check_model(model, extra.get("thinking"), sampling)
         _check_signatures(body["messages"])
         _check_loop(body["messages"], extra.get("thinking"))
     except Misfit as misfit:

@@ -11,8 +11,13 @@ MIN_BUDGET_TOKENS = 1_024
 LEAST_TOP_P = 0.95
 """While it thinks."""
 
-_ONE_OF_BOTH = re.compile(r"(?:.*[./])?claude-(?:opus-4-[1-9]|(?:sonnet|haiku|opus)-4-[5-9])")
+_ONE_OF_BOTH = re.compile(r"(?:.*[./])?claude-(?:opus-4-[1-9]|(?:sonnet|haiku|opus)-4-[5-9])(?!\d)")
 """Models that take temperature or top_p, not both."""
+_NO_SAMPLING = re.compile(r"(?:.*[./])?claude-(?:opus-4-[7-9](?!\d)|[a-z]+-[5-9](?!\d)|mythos)")
+"""Models that take neither, and think without a budget."""
+_NO_ADAPTING = re.compile(r"(?:.*[./])?claude-(?:3|[a-z]+-4(?:-[0-5](?!\d)|-\d{8}|$))")
+"""Models that think with a budget only."""
+_ALWAYS_THINK = re.compile(r"(?:.*[./])?claude-(?:fable|mythos)")
 
 
 class Sampling(NamedTuple):
@@ -33,6 +38,25 @@ def check_sampling(model: str, sampling: Sampling) -> None:
             "`temperature` and `top_p` cannot both be specified for this model. Please use only "
             "one."
         )
+
+
+def check_model(model: str, thinking: Any, sampling: Sampling) -> None:
+    """Raises BadRequestError for thinking and sampling of another generation."""
+    kind = (thinking or {}).get("type")
+    if kind == "adaptive" and _NO_ADAPTING.match(model):
+        raise BadRequestError("adaptive thinking is not supported on this model")
+    if kind == "disabled" and _ALWAYS_THINK.match(model):
+        raise BadRequestError('"thinking.type.disabled" is not supported for this model.')
+    if not _NO_SAMPLING.match(model):
+        return
+    if kind == "enabled":
+        raise BadRequestError(
+            '"thinking.type.enabled" is not supported for this model. Use "thinking.type.adaptive" '
+            'and "output_config.effort" to control thinking behavior.'
+        )
+    for name in ("temperature", "top_p", "top_k"):
+        if getattr(sampling, name) not in (None, 1):
+            raise BadRequestError(f"`{name}` is deprecated for this model.")
 
 
 def check_thinking(thinking: Any, sampling: Sampling) -> None:

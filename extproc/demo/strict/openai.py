@@ -81,6 +81,51 @@ def unsupported_parameter(name: str, instead: str = "") -> BadRequestError:
     return BadRequestError(message, code="unsupported_parameter", param=name)
 
 
+_EFFORTS = (
+    (re.compile(r"gpt-5[^/]*-chat"), ()),
+    (re.compile(r"gpt-5(?:\.1)?-pro"), ("high",)),
+    (re.compile(r"gpt-5\.\d+-pro"), ("medium", "high", "xhigh")),
+    (re.compile(r"gpt-5[^/]*-codex-max|gpt-5\.[2-9]-codex"), ("low", "medium", "high", "xhigh")),
+    (re.compile(r"gpt-5[^/]*-codex|o\d"), ("low", "medium", "high")),
+    (re.compile(r"gpt-5\.1"), ("none", "low", "medium", "high")),
+    (re.compile(r"gpt-[5-9]\.\d"), ("none", "low", "medium", "high", "xhigh")),
+    (THINKS, ("minimal", "low", "medium", "high")),
+)
+"""The efforts of each family of models; the first that matches."""
+ADAPTS_SAMPLING = re.compile(r"gpt-5\.(\d+)")
+"""Models that take sampling parameters where they do not think; which they do by default from 5.6
+on."""
+THINKS_UNASKED_FROM = 6
+
+
+def check_effort(model: str, effort: str | None, param: str) -> None:
+    """Raises BadRequestError for an effort that the model does not have."""
+    if effort is None:
+        return
+    known = next((efforts for family, efforts in _EFFORTS if family.match(model)), ())
+    if not known:
+        raise unsupported_parameter(param)
+    if effort not in known:
+        named = ", ".join(f"'{one}'" for one in known)
+        raise BadRequestError(
+            f"Unsupported value: '{param}' does not support '{effort}' with this model. Supported "
+            f"values are: {named}.",
+            code="unsupported_value",
+            param=param,
+        )
+
+
+def check_sampling(model: str, effort: str | None, body: Json) -> None:
+    """Raises BadRequestError for sampling parameters of a model that thinks this time."""
+    newer = ADAPTS_SAMPLING.match(model)
+    if newer is None:
+        return
+    unasked = "medium" if int(newer[1]) >= THINKS_UNASKED_FROM else "none"
+    for name in ("temperature", "top_p"):
+        if (effort or unasked) != "none" and body.get(name) not in (None, 1):
+            raise unsupported_parameter(name)
+
+
 def check_function(path: Path, function: Json) -> None:
     """Raises BadRequestError for a schema that a function may not have."""
     where, name = bracketed((*path, "parameters")), function["name"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from extproc.demo.answer import BadRequestError
 from extproc.demo.asked import Json
@@ -12,8 +13,11 @@ from extproc.demo.strict.openai import (
     MAX_TOOLS,
     NAME_PATTERN,
     THINKS,
+    THINKS_UNASKED_FROM,
+    check_effort,
     check_format,
     check_function,
+    check_sampling,
     refused,
     unsupported_parameter,
 )
@@ -158,7 +162,7 @@ _REQUEST = record(
         ),
         "top_logprobs": number(0, 20, whole=True),
         "top_p": number(0, 1),
-        "user": TEXT,
+        "user": text(most=64),
         "verbosity": one_of("low", "medium", "high"),
         "web_search_options": OBJECT,
     },
@@ -253,11 +257,32 @@ def _check_tools(body: Json) -> None:
             )
 
 
+_CALLS_WITHOUT_THINKING = re.compile(r"gpt-5\.([2-9])")
+
+
+def _check_calling(body: Json) -> None:
+    """Newer models do not think in this API where they may call functions."""
+    newer = _CALLS_WITHOUT_THINKING.match(body["model"])
+    if newer is None or not body.get("tools"):
+        return
+    unasked = "medium" if int(newer[1]) >= THINKS_UNASKED_FROM else "none"
+    if (body.get("reasoning_effort") or unasked) != "none":
+        raise BadRequestError(
+            f"Function tools with reasoning_effort are not supported for {body['model']} in "
+            "/v1/chat/completions. To use function tools, use /v1/responses or set "
+            "reasoning_effort to 'none'.",
+            param="reasoning_effort",
+        )
+
+
 def _check_model(body: Json) -> None:
     model = body["model"]
     if THINKS.match(model):
         if body.get("max_tokens") is not None:
             raise unsupported_parameter("max_tokens", "max_completion_tokens")
+        check_effort(model, body.get("reasoning_effort"), "reasoning_effort")
+        check_sampling(model, body.get("reasoning_effort"), body)
+        _check_calling(body)
     elif body.get("reasoning_effort") is not None:
         raise BadRequestError("Unrecognized request argument supplied: reasoning_effort")
     if body.get("max_tokens") is not None and body.get("max_completion_tokens") is not None:

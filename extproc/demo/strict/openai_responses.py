@@ -13,8 +13,10 @@ from extproc.demo.strict.openai import (
     MAX_TOOLS,
     NAME_PATTERN,
     THINKS,
+    check_effort,
     check_format,
     check_function,
+    check_sampling,
     refused,
     unsupported_parameter,
 )
@@ -123,6 +125,8 @@ _ITEM = tagged(
         "custom_tool_call_output": OBJECT,
         "local_shell_call": OBJECT,
         "local_shell_call_output": OBJECT,
+        "tool_search_call": OBJECT,
+        "tool_search_output": OBJECT,
         "compaction": OBJECT,
     },
     default="message",
@@ -215,7 +219,7 @@ _REQUEST = record(
         "top_logprobs": number(0, 20, whole=True),
         "top_p": number(0, 1),
         "truncation": one_of("auto", "disabled"),
-        "user": TEXT,
+        "user": text(most=64),
     },
 )
 
@@ -290,7 +294,11 @@ def _check_reasoning(items: list[Json]) -> None:
 
 def _check_model(body: Json) -> None:
     model = body["model"]
-    if not THINKS.match(model):
+    effort = (body.get("reasoning") or {}).get("effort")
+    if THINKS.match(model):
+        check_effort(model, effort, "reasoning.effort")
+        check_sampling(model, effort, body)
+    else:
         for name, value in (body.get("reasoning") or {}).items():
             if value is not None:
                 raise unsupported_parameter(f"reasoning.{name}")

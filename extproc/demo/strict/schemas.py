@@ -14,6 +14,36 @@ class OpenObject(NamedTuple):
     """A property that ``required`` leaves out; empty: ``additionalProperties`` is not false."""
 
 
+_BOUNDS = frozenset(
+    (
+        "exclusiveMaximum", "exclusiveMinimum", "maxItems", "maxLength", "maximum", "minLength",
+        "minimum", "multipleOf",
+    )
+)  # fmt: skip
+
+
+def bounded(schema: Any) -> tuple[str, str] | None:
+    """The first type with a bound that Anthropic does not hold a model to, and which; or None."""
+    stack = [schema]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, list):
+            stack += value
+        if not isinstance(value, dict):
+            continue
+        names = sorted(_BOUNDS.intersection(value))
+        if value.get("minItems", 0) not in (0, 1):
+            names.append("minItems")
+        if names:
+            return str(value.get("type")), names[0]
+        for key, inner in value.items():
+            if key in ("properties", "$defs", "definitions") and isinstance(inner, dict):
+                stack += inner.values()
+            elif key in ("items", "anyOf", "allOf", "oneOf"):
+                stack.append(inner)
+    return None
+
+
 def open_object(schema: Any, *, all_required: bool) -> OpenObject | None:
     """The first one, or None."""
     stack: list[tuple[tuple[str, ...], Any]] = [((), schema)]

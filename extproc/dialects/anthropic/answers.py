@@ -10,6 +10,7 @@ from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import (
     Json,
+    Media,
     Part,
     Refused,
     Text,
@@ -23,9 +24,12 @@ from extproc.dialects.provider_error import (
     in_plain_words,
     kind_of_status,
 )
+from extproc.dialects.thinking import given_signature
+from extproc.dialects.unsayable import unshown
 from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import marked_call_id
 from extproc.wire.errors import WireError
 
 STOP_REASON = {
@@ -89,7 +93,7 @@ def part_of(block: Json) -> Part | None:
     """A block of an answer; None for one that only Anthropic's own tools make."""
     kind = block["type"]
     if kind == "text":
-        return Text(block["text"], citations=block.get("citations") or [])
+        return Text(block["text"])
     if kind == "thinking":
         return Thinking(block["thinking"], block.get("signature") or "", Vendor.ANTHROPIC)
     if kind == "redacted_thinking":
@@ -106,7 +110,9 @@ def usage_of(usage: object) -> TokenUsage | None:
 
 def write_answer(answer: Answer, context: Context) -> bytes:
     """The answer as a message."""
-    content = [block for part in answer.parts if (block := written_block(part)) is not None]
+    content = [
+        block for part in answer.parts if (block := written_block(part, context)) is not None
+    ]
     document = {
         **written_head(answer.answer_id, answer.model, context),
         "content": content,
@@ -128,22 +134,35 @@ def written_head(answer_id: str, model: str, context: Context) -> Json:
     }
 
 
-def written_block(part: Part) -> Json | None:
-    """A part as a block. Thinking of another vendor is shown with an empty signature, which only
-    says that it cannot be given back: Anthropic's writers leave it out."""
+def written_block(part: Part, context: Context) -> Json | None:
+    """A part as a block. What is not Claude's is marked (``wire.call_ids.FOREIGN``): Claude refuses
+    others' thoughts, and to think on after calls that it did not think about."""
     if isinstance(part, Text):
-        return {"type": "text", "text": part.text, "citations": part.citations or None}
-    if isinstance(part, Refused):
         return {"type": "text", "text": part.text, "citations": None}
+    if isinstance(part, Refused | Media):
+        text = unshown(part) if isinstance(part, Media) else part.text
+        return {"type": "text", "text": text, "citations": None}
     if isinstance(part, ToolCall):
-        block = {"type": "tool_use", "id": part.call_id, "name": part.name}
+        name, call_id = own_name(part.name, context), shown_id(part.call_id, context.vendor)
+        block = {"type": "tool_use", "id": call_id, "name": name}
         return {**block, "input": shown_arguments(part.arguments)}
     if isinstance(part, Thinking):
+        signature = given_signature(part, Vendor.ANTHROPIC)
         if part.redacted:
-            return {"type": "redacted_thinking", "data": part.signature}
-        signature = part.signature if part.vendor is Vendor.ANTHROPIC else ""
+            return {"type": "redacted_thinking", "data": signature}
         return {"type": "thinking", "thinking": part.text, "signature": signature}
     return None
+
+
+def own_name(name: str, context: Context) -> str:
+    """A tool's name as the caller declared it, which may be too long for others."""
+    known = context.known_as.get(name)
+    return name if known is None else known.name
+
+
+def shown_id(call_id: str, vendor: Vendor) -> str:
+    """A call's id as the caller is shown it."""
+    return call_id if vendor is Vendor.ANTHROPIC else marked_call_id(call_id)
 
 
 def shown_arguments(arguments: str) -> Json:
@@ -168,10 +187,11 @@ def written_usage(usage: TokenUsage) -> Json:
             "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
         },
         "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
     }
 
 
-def read_error(status: int, body: bytes) -> ProviderError:
+def read_error(status: int, body: bytes, name: str = "") -> ProviderError:
     """Whatever came is some error; the provider's words are kept."""
     error = error_in(body)
     kind = kind_of_status(status)

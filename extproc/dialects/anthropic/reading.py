@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import orjson
 
 from extproc.dialects.conversation import (
     AnswerFormat,
     CacheMark,
     Conversation,
+    KnownAs,
     Media,
     Part,
     Role,
     Text,
-    Thinking,
     ThinkingWish,
     Tool,
     ToolCall,
@@ -21,6 +23,8 @@ from extproc.dialects.conversation import (
     Vendor,
 )
 from extproc.dialects.fields import Fields, read_object
+from extproc.dialects.thinking import returned_thinking
+from extproc.dialects.tool_names import short_name
 from extproc.dialects.turns import add_parts, link_tool_results
 from extproc.wire.errors import WireError
 
@@ -30,10 +34,15 @@ _PLAIN_VALUES = {
     "inference_geo": ("global",),
 }
 """Fields that choose where and how fast Anthropic serves, with the values that ask for nothing."""
-_CHANGES_NOTHING = ("context_management", "diagnostics")
-"""Anthropic's own housekeeping of long conversations: elsewhere the whole of it is sent."""
+_CHANGES_NOTHING = ("context_hint", "context_management", "diagnostics", "safeguards")
+"""Anthropic's own housekeeping of long conversations and its own checks of what agents do:
+elsewhere the whole conversation is sent. Claude Code sends some of them on every turn."""
 _TOOL_HINTS = ("allowed_callers", "defer_loading", "eager_input_streaming", "input_examples")
 """How Anthropic loads and streams a tool: the tool stays the same without."""
+_HOSTED = re.compile(
+    r"(?:web_search|web_fetch|advisor|tool_search_tool_regex|tool_search_tool_bm25)_[0-9]{8}"
+)
+"""Tools that only Anthropic runs, and that agents declare beside their own."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none", "tool": "named"}
 
 
@@ -44,12 +53,15 @@ def read_request(body: bytes) -> Conversation:
     conversation.system = _system(fields)
     for message in fields.objects("messages"):
         role = message.needed_text("role")
-        if role not in ("user", "assistant"):
-            raise message.untranslatable("role", "only user and assistant speak here")
-        add_parts(conversation.turns, Role(role), _parts(message, conversation))
+        if role == "system":
+            add_parts(conversation.turns, Role.USER, _reminders(message, conversation))
+        elif role in ("user", "assistant"):
+            add_parts(conversation.turns, Role(role), _parts(message, conversation))
+        else:
+            raise message.untranslatable("role", "only user, assistant and system speak here")
         message.done()
     link_tool_results(conversation.turns)
-    conversation.tools = [_tool(tool, conversation) for tool in fields.objects("tools")]
+    _tools(fields, conversation)
     _tool_choice(fields.object("tool_choice"), conversation)
     conversation.max_output_tokens = fields.integer("max_tokens")
     conversation.stream = bool(fields.boolean("stream"))
@@ -147,6 +159,18 @@ def _parts(message: Fields, conversation: Conversation) -> list[Part]:
     return [_part(block, conversation) for block in message.objects("content")]
 
 
+def _reminders(message: Fields, conversation: Conversation) -> list[Part]:
+    """What the operator says in the middle. Where no API but Anthropic's knows such a thing, Claude
+    Code itself says it so, in the user's turn."""
+    texts = _parts(message, conversation)
+    for text in texts:
+        if not isinstance(text, Text):
+            raise message.untranslatable("content", "instructions are text")
+        text.text = f"<system-reminder>\n{text.text}\n</system-reminder>"
+    conversation.dropped.append("messages.role")
+    return texts
+
+
 def _part(block: Fields, conversation: Conversation) -> Part:
     kind = block.needed_text("type")
     made: Part
@@ -161,11 +185,10 @@ def _part(block: Fields, conversation: Conversation) -> Part:
         made = _tool_result(block, conversation)
     elif kind == "thinking":
         signature = block.text("signature")
-        # Without a signature it is another vendor's, as we showed it: Anthropic would refuse it.
-        vendor = Vendor.ANTHROPIC if signature else Vendor.OTHER
-        made = Thinking(block.text("thinking"), signature, vendor)
+        made = returned_thinking(block.text("thinking"), signature, Vendor.ANTHROPIC)
     elif kind == "redacted_thinking":
-        made = Thinking("", block.text("data"), Vendor.ANTHROPIC, redacted=True)
+        made = returned_thinking("", block.text("data"), Vendor.ANTHROPIC)
+        made.redacted = True
     else:
         raise block.untranslatable("type", f"content of the type {kind[:40]!r} is not carried")
     block.done()
@@ -175,7 +198,7 @@ def _part(block: Fields, conversation: Conversation) -> Part:
 def _tool_call(block: Fields) -> ToolCall:
     call = ToolCall(
         block.needed_text("id"),
-        block.needed_text("name"),
+        short_name(block.needed_text("name")),
         orjson.dumps(block.json("input") or {}).decode(),
         cache=_cache(block),
     )
@@ -191,6 +214,12 @@ def _tool_result(block: Fields, conversation: Conversation) -> ToolResult:
         parts.append(Text(block.text("content")))
     else:
         for inner in block.objects("content"):
+            if inner.text("type") == "tool_reference":
+                # Found by the caller's own search. Elsewhere all tools are there from the start.
+                name = short_name(inner.needed_text("tool_name"))
+                parts.append(Text(f"The tool {name} can be called now."))
+                inner.done()
+                continue
             part = _part(inner, conversation)
             if not isinstance(part, Text | Media):
                 raise inner.untranslatable("type", "a tool's result holds text, images, documents")
@@ -227,19 +256,39 @@ def _media(block: Fields, kind: str, conversation: Conversation) -> Media:
     return made
 
 
+def _tools(fields: Fields, conversation: Conversation) -> None:
+    """Hosted tools beside the caller's own are left out, and it is told; alone, or chosen, they are
+    what was asked for, so they are refused."""
+    hosted = []
+    for tool in fields.objects("tools"):
+        if _HOSTED.fullmatch(tool.text("type")):
+            hosted.append(tool)
+        else:
+            conversation.tools.append(_tool(tool, conversation))
+    chosen = fields.object("tool_choice")
+    for tool in hosted:
+        name = tool.text("name")
+        if not conversation.tools or (chosen is not None and chosen.text("name") == name):
+            raise tool.untranslatable("type", "only Anthropic runs this tool")
+        conversation.dropped.append(f"tools.{name}")
+
+
 def _tool(tool: Fields, conversation: Conversation) -> Tool:
     if tool.text("type", "custom") != "custom":
         raise tool.untranslatable("type", "tools that Anthropic defines are not carried")
     for key in _TOOL_HINTS:
         if tool.raw(key) is not None:
-            conversation.dropped.append(tool.at(key))
+            conversation.dropped.append(f"tools.{key}")
+    name = tool.needed_text("name")
     made = Tool(
-        tool.needed_text("name"),
+        short_name(name),
         tool.text("description"),
         tool.json("input_schema") or {"type": "object", "properties": {}},
         tool.boolean("strict"),
         _cache(tool),
     )
+    if made.name != name:
+        conversation.known_as[made.name] = KnownAs("function", name)
     tool.done()
     return made
 
@@ -250,7 +299,7 @@ def _tool_choice(choice: Fields | None, conversation: Conversation) -> None:
     mode = _CHOICES.get(choice.needed_text("type"))
     if mode is None:
         raise WireError("tool_choice.type is unknown.", param="tool_choice.type")
-    conversation.tool_choice = ToolChoice(mode, choice.text("name"))
+    conversation.tool_choice = ToolChoice(mode, short_name(choice.text("name")))
     alone = choice.boolean("disable_parallel_tool_use")
     if alone is not None:
         conversation.parallel_tools = not alone

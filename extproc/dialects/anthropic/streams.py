@@ -17,6 +17,7 @@ from extproc.dialects.answer import (
     PartStarted,
     Ping,
     ProviderError,
+    Shown,
     Signature,
     Started,
     Stop,
@@ -25,16 +26,20 @@ from extproc.dialects.answer import (
 from extproc.dialects.anthropic.answers import (
     STOP_REASON,
     error_document,
+    own_name,
     read_error,
+    shown_id,
     stop_of,
     usage_of,
     written_head,
     written_usage,
 )
 from extproc.dialects.codec import Context
-from extproc.dialects.conversation import Json, Vendor
+from extproc.dialects.conversation import Json, Thinking, Vendor
 from extproc.dialects.reading_streams import BROKEN_STATUS, SseStreamReader, ended_early
 from extproc.dialects.sse import sse_event
+from extproc.dialects.thinking import given_signature
+from extproc.dialects.unsayable import unshown
 from extproc.values.usage import TokenUsage
 
 _ERROR_STATUS = {"overloaded_error": 529, "rate_limit_error": 429}
@@ -80,7 +85,8 @@ class MessageStreamReader(SseStreamReader):
                 events.append(PartEnded(part))
         elif kind == "message_start":
             message = event["message"]
-            self._usage = dict(message.get("usage") or {})
+            usage = message.get("usage")
+            self._usage = dict(usage) if isinstance(usage, dict) else {}
             events.append(Started(str(message["id"]), str(message["model"]), usage_of(self._usage)))
         elif kind == "message_delta":
             self._message_delta(event, events)
@@ -139,6 +145,8 @@ class MessageStreamReader(SseStreamReader):
         delta = event.get("delta") or {}
         if delta.get("stop_reason") is None:
             return
+        if (event.get("usage") or {}).get("output_tokens") is None:
+            self._usage.pop("output_tokens", None)  # what the start said of it was a beginning
         self._stopped = True
         if type(counts.get("output_tokens")) is not int:
             self._shrunk = True  # what was told at the start is no count of the answer
@@ -157,6 +165,8 @@ class MessageStreamWriter:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._kind = PartKind.TEXT
+        self._unsigned = False
+        """A thought is open, and its signature has not come."""
         self._stopped: Stopped | None = None
 
     def write(self, events: Sequence[Event]) -> bytes:
@@ -169,12 +179,10 @@ class MessageStreamWriter:
         if isinstance(event, PartStarted):
             return self._start(event)
         if isinstance(event, PartEnded):
-            return _written("content_block_stop", {"index": event.part})
+            signature = self._signature(event.part, "") if self._unsigned else b""
+            return signature + _written("content_block_stop", {"index": event.part})
         if isinstance(event, Signature):
-            if self._context.vendor is not Vendor.ANTHROPIC:
-                return b""  # worth nothing to Anthropic: shown unsigned, it is not given back
-            delta = {"type": "signature_delta", "signature": event.signature}
-            return _written("content_block_delta", {"index": event.part, "delta": delta})
+            return self._signature(event.part, event.signature)
         if isinstance(event, Started):
             return self._message(event)
         if isinstance(event, Stopped):
@@ -183,6 +191,10 @@ class MessageStreamWriter:
             return b""
         if isinstance(event, Ended):
             return self._end(event)
+        if isinstance(event, Shown):
+            number, text = event.part, unshown(event.media)
+            told = (PartStarted(number, PartKind.TEXT), Delta(number, text), PartEnded(number))
+            return self.write(told)
         if isinstance(event, Ping):
             return _written("ping", {})
         assert isinstance(event, Failed)
@@ -199,13 +211,25 @@ class MessageStreamWriter:
         }
         return _written("message_start", {"message": message})
 
+    def _signature(self, part: int, signature: str) -> bytes:
+        self._unsigned = False
+        thinking = Thinking("", signature, self._context.vendor)
+        given = given_signature(thinking, Vendor.ANTHROPIC)
+        delta = {"type": "signature_delta", "signature": given}
+        return _written("content_block_delta", {"index": part, "delta": delta})
+
     def _start(self, event: PartStarted) -> bytes:
         self._kind = event.kind
+        vendor = self._context.vendor
+        self._unsigned = event.kind is PartKind.THINKING and not event.redacted
         block: Json
         if event.kind is PartKind.TOOL_CALL:
-            block = {"type": "tool_use", "id": event.call_id, "name": event.name, "input": {}}
+            name, call_id = own_name(event.name, self._context), shown_id(event.call_id, vendor)
+            block = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
         elif event.redacted:
-            block = {"type": "redacted_thinking", "data": event.redacted}
+            thinking = Thinking("", event.redacted, vendor, redacted=True)
+            data = given_signature(thinking, Vendor.ANTHROPIC)
+            block = {"type": "redacted_thinking", "data": data}
         elif event.kind is PartKind.THINKING:
             block = {"type": "thinking", "thinking": "", "signature": ""}
         else:
@@ -229,7 +253,8 @@ class MessageStreamWriter:
             "stop_reason": STOP_REASON[stopped.stop],
             "stop_sequence": stopped.stop_sequence or None,
         }
-        counts: Json = {key: n for key, n in written_usage(usage).items() if type(n) is int}
+        counts = written_usage(usage)
+        del counts["cache_creation"]  # told at the start only
         return _written("message_delta", {"delta": delta, "usage": counts}) + _written(
             "message_stop", {}
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 
+from extproc.dialects.claude import claudes_turns, is_told, sampling_fields, thinking_fields
+from extproc.dialects.closed_schema import closed_tool, written_format
 from extproc.dialects.codec import TargetFacts, WrittenRequest
 from extproc.dialects.conversation import (
-    JSON_ONLY,
     CacheMark,
     Conversation,
     Json,
@@ -19,37 +22,43 @@ from extproc.dialects.conversation import (
     ToolCall,
     ToolResult,
     UntranslatableError,
-    Vendor,
 )
-from extproc.dialects.thinking import MIN_BUDGET_TOKENS, budget_of, in_unsigned_tool_use
+from extproc.dialects.end_user import ANTHROPIC_CHARACTERS, end_user_id
 from extproc.dialects.turns import arguments_object
 from extproc.dialects.unsayable import refuse_openais_own
+from extproc.wire.call_ids import fitting_call_id
 
 DEFAULT_MAX_TOKENS = 4_096
 """Anthropic must be told a maximum. The gateway injects one wherever money is counted."""
+MAX_ID_CHARACTERS = 64
+"""Anthropic names no bound; Claude on Bedrock has this one."""
 _MODES = {"auto": "auto", "required": "any", "none": "none", "named": "tool"}
 
 
 def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequest:
     """Raises ``UntranslatableError``."""
     refuse_openais_own(conversation, "Anthropic")
-    dropped = list(conversation.dropped)
+    turns, told = claudes_turns(conversation.turns)
+    conversation = replace(conversation, turns=turns)
+    dropped = conversation.dropped + told
     maximum = conversation.max_output_tokens or facts.max_output_tokens or DEFAULT_MAX_TOKENS
     document: Json = {"model": facts.model, "max_tokens": maximum}
-    system = [_text(text) for text in conversation.system]
-    wanted = conversation.answer_format
-    if wanted is not None and wanted.schema is None:
-        system.append({"type": "text", "text": JSON_ONLY})
-        dropped.append("response_format")
+    system = [_text(text) for text in conversation.system if text.text.strip()]
+    schema, instruction, told = written_format(conversation.answer_format)
+    dropped += told
+    if instruction:
+        system.append({"type": "text", "text": instruction})
     if system:
         document["system"] = system
     document["messages"] = _messages(conversation)
-    _tools(document, conversation)
-    dropped += _thinking(document, conversation, maximum)
-    if wanted is not None and wanted.schema is not None:
+    dropped += _tools(document, conversation)
+    thinking, told = thinking_fields(conversation, facts.model, maximum)
+    document.update(thinking)
+    dropped += told
+    if schema is not None:
         config = document.setdefault("output_config", {})
-        config["format"] = {"type": "json_schema", "schema": wanted.schema}
-    dropped += _sampling(document, conversation)
+        config["format"] = {"type": "json_schema", "schema": schema}
+    dropped += _sampling(document, conversation, facts.model)
     headers = (("anthropic-version", facts.anthropic_version), *facts.headers)
     path = f"{facts.base_path}/v1/messages"
     return WrittenRequest(path, orjson.dumps(document), headers, tuple(dropped))
@@ -60,12 +69,11 @@ def _messages(conversation: Conversation) -> list[Json]:
     messages = []
     for place, turn in enumerate(conversation.turns):
         where = f"messages[{place}]"
-        blocks = [block for part in turn.parts if (block := _block(part, where)) is not None]
+        blocks = [_block(part, where) for part in turn.parts]
         if turn.role is Role.USER:
             # Results answer the calls before them: they come first.
             blocks.sort(key=lambda block: block["type"] != "tool_result")
-        if blocks:
-            messages.append({"role": str(turn.role), "content": blocks})
+        messages.append({"role": str(turn.role), "content": blocks})
     return messages
 
 
@@ -82,29 +90,30 @@ def _marked(block: Json, cache: CacheMark | None) -> Json:
     return block
 
 
-def _block(part: Part, where: str) -> Json | None:
-    """None for what is not given on: another vendor's thinking, and empty text."""
+def _block(part: Part, where: str) -> Json:
     if isinstance(part, Text):
-        return _text(part) if part.text else None
+        return _text(part)
     if isinstance(part, Refused):
         return {"type": "text", "text": part.text}
     if isinstance(part, ToolCall):
-        block = {"type": "tool_use", "id": part.call_id, "name": part.name}
+        block = {"type": "tool_use", "id": _id(part.call_id), "name": part.name}
         return _marked({**block, "input": arguments_object(part, where)}, part.cache)
     if isinstance(part, ToolResult):
         return _tool_result(part, where)
     if isinstance(part, Media):
         return _media(part, where)
-    if part.vendor is not Vendor.ANTHROPIC:
-        return None
     if part.redacted:
         return {"type": "redacted_thinking", "data": part.signature}
     return {"type": "thinking", "thinking": part.text, "signature": part.signature}
 
 
+def _id(call_id: str) -> str:
+    return fitting_call_id(call_id, MAX_ID_CHARACTERS, plain=True)
+
+
 def _tool_result(result: ToolResult, where: str) -> Json:
-    block: Json = {"type": "tool_result", "tool_use_id": result.call_id}
-    content = [inner for part in result.parts if (inner := _block(part, where)) is not None]
+    block: Json = {"type": "tool_result", "tool_use_id": _id(result.call_id)}
+    content = [_block(part, where) for part in result.parts if is_told(part)]
     if content:
         block["content"] = content
     if result.is_error:
@@ -130,75 +139,51 @@ def _media(media: Media, where: str) -> Json:
     return _marked(block, media.cache)
 
 
-def _tools(document: Json, conversation: Conversation) -> None:
+def _tools(document: Json, conversation: Conversation) -> list[str]:
+    """Without tools too Anthropic takes calls and results of earlier turns."""
     if not conversation.tools:
-        return
-    document["tools"] = [_tool(tool) for tool in conversation.tools]
+        return []
+    dropped: list[str] = []
+    document["tools"] = [_tool(tool, dropped) for tool in conversation.tools]
     choice = conversation.tool_choice
     alone = conversation.parallel_tools is False
     if choice is None and not alone:
-        return
+        return dropped
     written: Json = {"type": _MODES[choice.mode if choice else "auto"]}
     if choice is not None and choice.mode == "named":
         written["name"] = choice.name
     if alone and written["type"] != "none":
         written["disable_parallel_tool_use"] = True
     document["tool_choice"] = written
+    return dropped
 
 
-def _tool(tool: Tool) -> Json:
-    written: Json = {"name": tool.name, "input_schema": tool.schema}
+def _tool(tool: Tool, dropped: list[str]) -> Json:
+    schema, strict, told = closed_tool(tool)
+    dropped += told
+    written: Json = {"name": tool.name, "input_schema": schema}
     if tool.description:
         written["description"] = tool.description
-    if tool.strict is not None:
-        written["strict"] = tool.strict
+    if strict is not None:
+        written["strict"] = strict
     return _marked(written, tool.cache)
 
 
-def _thinking(document: Json, conversation: Conversation, maximum: int) -> list[str]:
-    """Thinking as far as Anthropic allows it here; that it was left out is told."""
-    wish = conversation.thinking
-    if wish is None or wish.mode == "off" or wish.effort == "none":
-        return []
-    budget = budget_of(wish)
-    choice = conversation.tool_choice
-    forced = choice is not None and choice.mode in ("required", "named")
-    if forced or in_unsigned_tool_use(conversation.turns):
-        return ["thinking"]
-    if wish.mode == "adaptive":
-        document["thinking"] = {"type": "adaptive"}
-        if wish.effort:
-            document["output_config"] = {"effort": wish.effort}
-        return []
-    if wish.mode == "effort":
-        budget = min(budget, maximum // 2)  # a wish, not a number: half is left for the answer
-    if not MIN_BUDGET_TOKENS <= budget < maximum:
-        if wish.mode == "budget":
-            raise UntranslatableError(
-                "thinking.budget_tokens", "must be 1024 or more, < max_tokens"
-            )
-        return ["thinking"]
-    document["thinking"] = {"type": "enabled", "budget_tokens": budget}
-    return []
-
-
-def _sampling(document: Json, conversation: Conversation) -> list[str]:
-    """Anthropic takes neither temperature nor top_k while it thinks."""
-    thinks = "thinking" in document
+def _sampling(document: Json, conversation: Conversation, model: str) -> list[str]:
+    for stop in conversation.stop:
+        if not stop.strip():
+            raise UntranslatableError("stop", "Claude takes no stop sequence of blanks")
+    thinks = document.get("thinking", {}).get("type") in ("enabled", "adaptive")
+    sampling, dropped = sampling_fields(conversation, model, thinks=thinks)
     values: Json = {
         "stop_sequences": conversation.stop or None,
         "stream": conversation.stream or None,
+        **sampling,
     }
-    dropped = []
-    for key in ("temperature", "top_p", "top_k"):
-        value = getattr(conversation, key)
-        if value is not None and thinks:
-            dropped.append(key)
-        else:
-            values[key] = value
     if conversation.seed is not None:
         dropped.append("seed")
     if conversation.end_user:
-        values["metadata"] = {"user_id": conversation.end_user}
+        user_id = end_user_id(conversation.end_user, ANTHROPIC_CHARACTERS)
+        values["metadata"] = {"user_id": user_id}
     document.update({key: value for key, value in values.items() if value is not None})
     return dropped

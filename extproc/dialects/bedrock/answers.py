@@ -10,8 +10,12 @@ import orjson
 
 from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
-from extproc.dialects.conversation import Json, Part, Text, Thinking, ToolCall, Vendor
-from extproc.dialects.provider_error import MAX_MESSAGE_CHARACTERS, in_plain_words
+from extproc.dialects.conversation import Json, Media, Part, Text, Thinking, ToolCall, Vendor
+from extproc.dialects.provider_error import (
+    MAX_MESSAGE_CHARACTERS,
+    in_plain_words,
+    kind_of_status,
+)
 from extproc.dialects.usage import token_count
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
@@ -42,7 +46,6 @@ _EXCEPTIONS = {
     "modelstreamerrorexception": (424, "api"),
 }
 """By the exception's name in lower case: what it means, and its status where a stream has none."""
-_KIND_BY_STATUS = {401: "authentication", 403: "permission", 404: "not_found", 429: "rate_limit"}
 
 
 def stop_of(reason: object) -> Stop:
@@ -68,6 +71,9 @@ def _part(block: Json) -> Part | None:
     if "toolUse" in block:
         call = block["toolUse"]
         return ToolCall(call["toolUseId"], call["name"], orjson.dumps(call["input"]).decode())
+    if "image" in block:
+        image = block["image"]
+        return Media("image", f"image/{image['format']}", data=image["source"]["bytes"])
     if "reasoningContent" in block:
         reasoning = block["reasoningContent"]
         if "redactedContent" in reasoning:
@@ -90,10 +96,10 @@ def usage_of(usage: object) -> TokenUsage | None:
             count("cacheReadInputTokens"),
             count("cacheWriteInputTokens"),
         )
-        prompt = count("inputTokens") + cached + written
+        prompt = count("inputTokens", required=True) + cached + written
         return TokenUsage(
             prompt,
-            count("outputTokens"),
+            count("outputTokens", required=True),
             cached,
             written,
             0,
@@ -105,23 +111,27 @@ def usage_of(usage: object) -> TokenUsage | None:
 
 def _written_1h(usage: Json, written: int) -> int:
     hour = 0
-    for detail in usage.get("cacheDetails") or ():
+    details = usage.get("cacheDetails")
+    for detail in details if isinstance(details, list) else ():
         if isinstance(detail, dict) and detail.get("ttl") == "1h":
             tokens = detail.get("inputTokens")
             hour += tokens if type(tokens) is int else 0
     return min(written, max(0, hour))
 
 
-def read_error(status: int, body: bytes) -> ProviderError:
-    """Whatever came is some error; the provider's words are kept."""
+def read_error(status: int, body: bytes, name: str = "") -> ProviderError:
+    """Whatever came is some error; the provider's words are kept. ``name`` is what the headers call
+    it, with a namespace behind it; a proxy in between may have left it in the body only."""
     document: Any = None
     with suppress(orjson.JSONDecodeError):
         document = orjson.loads(body)
-    kind = _KIND_BY_STATUS.get(status, "api" if status >= 500 else "invalid_request")
+    kind = kind_of_status(status)
+    code = name.partition(":")[0].strip()
     if not isinstance(document, dict):
-        return in_plain_words(status, kind, None, body)
+        _, kind = _EXCEPTIONS.get(code.lower(), (status, kind))
+        return in_plain_words(status, kind, None, body)._replace(code=code)
     message = str(document.get("message") or document.get("Message") or "")
-    code = str(document.get("__type") or "").rpartition("#")[2]
+    code = (code or str(document.get("__type") or "")).rpartition("#")[2]
     _, kind = _EXCEPTIONS.get(code.lower(), (status, kind))
     if kind == "invalid_request" and "too long" in message:
         kind = "context_length"

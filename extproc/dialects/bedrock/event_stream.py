@@ -7,6 +7,8 @@ a checksum of everything before. Both checksums are verified: a damaged stream i
 from __future__ import annotations
 
 from binascii import crc32
+from collections.abc import Mapping
+from functools import lru_cache
 from struct import unpack_from
 from typing import NamedTuple
 
@@ -16,6 +18,8 @@ _PRELUDE_BYTES = 12
 _CHECKSUM_BYTES = 4
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Amazon's own bound on a payload; messages of a model are some hundred bytes."""
+KNOWN_BYTES = 256
+"""Of headers that are remembered; those of events have about a hundred."""
 _STRING = 7
 _FIXED_BYTES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 """Header values by type: true, false, byte, short, integer, long, timestamp, UUID."""
@@ -24,7 +28,7 @@ _FIXED_BYTES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 class Message(NamedTuple):
     """One message. Only its string headers are kept: the type of event or exception."""
 
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     payload: bytes
 
 
@@ -53,7 +57,8 @@ class EventStreamReader:
             message = buffer[at : at + total]
             if crc32(message[:-_CHECKSUM_BYTES]) != unpack_from(">I", message, total - 4)[0]:
                 raise StreamError("the checksum of a message is wrong")
-            headers = _headers(message[_PRELUDE_BYTES:payload_at])
+            head = message[_PRELUDE_BYTES:payload_at]
+            headers = _known(head) if len(head) <= KNOWN_BYTES else _headers(head)
             messages.append(Message(headers, message[payload_at:-_CHECKSUM_BYTES]))
             at += total
         self._unread = buffer[at:]
@@ -65,7 +70,13 @@ class EventStreamReader:
         return not self._unread
 
 
-def _headers(data: bytes) -> dict[str, str]:
+@lru_cache(maxsize=64)
+def _known(head: bytes) -> Mapping[str, str]:
+    """Headers that were read before: those of all deltas are the same bytes."""
+    return _headers(head)
+
+
+def _headers(data: bytes) -> Mapping[str, str]:
     headers = {}
     at = 0
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 
 import orjson
@@ -21,9 +22,12 @@ from extproc.dialects.answer import (
 from extproc.dialects.bedrock.answers import stop_of, stream_error, usage_of
 from extproc.dialects.bedrock.event_stream import EventStreamReader, Message
 from extproc.dialects.codec import Context, StreamError
-from extproc.dialects.conversation import Json
+from extproc.dialects.conversation import Json, Media
 from extproc.dialects.reading_streams import BROKEN_STATUS, MISSHAPEN, PartSequence, ended_early
-from extproc.values.usage import TokenUsage
+from extproc.dialects.usage import StreamedUsage
+
+MAX_IMAGE_BYTES = 32 * 1024 * 1024
+"""Of a generated image, whose pieces are kept until it is whole: the largest are some megabytes."""
 
 
 class ConverseStreamReader:
@@ -34,8 +38,10 @@ class ConverseStreamReader:
         self._context = context
         self._parts = PartSequence()
         self._stop: Stop | None = None
-        self._usage: TokenUsage | None = None
+        self._usage = StreamedUsage()
         self._over = False
+        self._image_format = ""
+        self._image = bytearray()
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """See ``StreamReader``."""
@@ -58,7 +64,8 @@ class ConverseStreamReader:
         self._parts.close(events)
         if self._stop is None or not self._frames.between_messages:
             return [*events, ended_early()]
-        return [*events, Stopped(self._stop, usage=self._usage), Ended(self._usage)]
+        usage = self._usage.latest
+        return [*events, Stopped(self._stop, usage=usage), Ended(usage)]
 
     def _take(self, message: Message, events: list[Event]) -> None:
         kind = message.headers.get(":message-type")
@@ -83,16 +90,23 @@ class ConverseStreamReader:
             self._delta(event["delta"], events)
         elif name == "contentBlockStop":
             self._parts.close(events)
+            if self._image:
+                data = base64.b64encode(self._image).decode()
+                media = Media("image", f"image/{self._image_format}", data=data)
+                self._parts.show(media, events)
+                self._image.clear()
         elif name == "messageStop":
             self._stop = stop_of(event["stopReason"])
         elif name == "metadata":
-            self._usage = usage_of(event.get("usage"))
+            self._usage.take(usage_of(event.get("usage")))
 
     def _block(self, start: Json, events: list[Event]) -> None:
         call = start.get("toolUse")
         if call is not None:
             call_id, name = str(call["toolUseId"]), str(call["name"])
             self._parts.begin(PartKind.TOOL_CALL, events, call_id, name)
+        elif "image" in start:
+            self._image_format = str(start["image"]["format"])
 
     def _delta(self, delta: Json, events: list[Event]) -> None:
         if "text" in delta:
@@ -100,6 +114,10 @@ class ConverseStreamReader:
         elif "toolUse" in delta:
             if delta["toolUse"]["input"]:
                 events.append(Delta(self._parts.number, delta["toolUse"]["input"]))
+        elif "image" in delta:
+            self._image += base64.b64decode(delta["image"]["source"]["bytes"], validate=True)
+            if len(self._image) > MAX_IMAGE_BYTES:
+                raise StreamError(f"an image is larger than {MAX_IMAGE_BYTES} bytes")
         elif "reasoningContent" in delta:
             reasoning = delta["reasoningContent"]
             if "redactedContent" in reasoning:

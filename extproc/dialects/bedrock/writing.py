@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from urllib.parse import quote
 
 import orjson
 
+from extproc.dialects.claude import claudes_turns, is_told, sampling_fields, thinking_fields
+from extproc.dialects.closed_schema import closed_tool, written_format
 from extproc.dialects.codec import TargetFacts, WrittenRequest
 from extproc.dialects.conversation import (
-    JSON_ONLY,
     CacheMark,
     Conversation,
     Json,
@@ -25,11 +27,10 @@ from extproc.dialects.conversation import (
     ToolChoice,
     ToolResult,
     UntranslatableError,
-    Vendor,
 )
-from extproc.dialects.thinking import MIN_BUDGET_TOKENS, budget_of, in_unsigned_tool_use
-from extproc.dialects.turns import arguments_object
+from extproc.dialects.turns import arguments_object, calls_in_words, has_calls
 from extproc.dialects.unsayable import refuse_openais_own
+from extproc.wire.call_ids import fitting_call_id
 
 _CLAUDE = re.compile(r"(?:.*[./])?claude-")
 _IMAGE_FORMATS = {
@@ -49,44 +50,34 @@ _DOCUMENT_FORMATS = {
     "text/plain": "txt",
     "text/markdown": "md",
 }
-_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9 \-()\[\]]+")
-"""Bedrock refuses other characters in a document's name."""
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9\-()\[\]]+")
+"""Bedrock refuses other characters in a document's name, and more than one space in a row."""
 MAX_NAME_CHARACTERS = 200
+MAX_ID_CHARACTERS = 64
+_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NOTHING = "(nothing)"
+"""What a tool has answered that answered nothing."""
 
 
 def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequest:
     """Raises ``UntranslatableError``."""
     refuse_openais_own(conversation, "Bedrock")
     dropped = list(conversation.dropped)
+    conversation, told = _callable(conversation)
+    dropped += told
     document: Json = {"messages": _messages(conversation)}
-    if conversation.system:
-        document["system"] = [
-            block
-            for text in conversation.system
-            for block in _marked([{"text": text.text}], text.cache)
-        ]
-    _tools(document, conversation)
+    system = [
+        block
+        for text in conversation.system
+        if text.text.strip()
+        for block in _marked([{"text": text.text}], text.cache)
+    ]
+    if system:
+        document["system"] = system
+    dropped += _tools(document, conversation)
     if conversation.parallel_tools is False:
         dropped.append("parallel_tool_calls")
-    config = {
-        "maxTokens": conversation.max_output_tokens,
-        "temperature": conversation.temperature,
-        "topP": conversation.top_p,
-        "stopSequences": conversation.stop or None,
-    }
-    extra: Json = {}
-    dropped += _thinking(extra, conversation, facts)
-    if conversation.top_k is not None:
-        extra["top_k"] = conversation.top_k
-    if "thinking" in extra:
-        for key, name in (("temperature", "temperature"), ("topP", "top_p"), ("top_k", "top_k")):
-            if config.pop(key, None) is not None or extra.pop(key, None) is not None:
-                dropped.append(name)
-    inference = {key: value for key, value in config.items() if value is not None}
-    if inference:
-        document["inferenceConfig"] = inference
-    if extra:
-        document["additionalModelRequestFields"] = extra
+    dropped += _inference(document, conversation, facts.model)
     dropped += _format(document, conversation)
     for key, value in (("seed", conversation.seed), ("user", conversation.end_user)):
         if value:
@@ -106,39 +97,55 @@ def _marked(blocks: list[Json], cache: CacheMark | None) -> list[Json]:
     return [*blocks, {"cachePoint": point}]
 
 
+def _callable(conversation: Conversation) -> tuple[Conversation, list[str]]:
+    """The conversation as Bedrock takes it, and what is to be told of that. Bedrock cannot say that
+    no tool may be called: without tools none is. But then it takes no calls and results either, so
+    those of earlier turns are put into words."""
+    turns, told = claudes_turns(conversation.turns)
+    choice = conversation.tool_choice
+    if conversation.tools and (choice is None or choice.mode != "none"):
+        return replace(conversation, turns=turns), told
+    if has_calls(turns):
+        turns = calls_in_words(turns)
+        told.append("messages.tool_calls")
+    return replace(conversation, turns=turns, tools=[], tool_choice=None), told
+
+
 def _messages(conversation: Conversation) -> list[Json]:
-    messages = []
+    messages: list[Json] = []
+    names: set[str] = set()
     for place, turn in enumerate(conversation.turns):
         where = f"messages[{place}]"
         parts = list(turn.parts)
         if turn.role is Role.USER:
             # Results answer the calls before them: they come first.
             parts.sort(key=lambda part: not isinstance(part, ToolResult))
-        blocks = [block for part in parts for block in _blocks(part, where)]
-        if blocks:
-            messages.append({"role": str(turn.role), "content": blocks})
+        blocks = [block for part in parts for block in _blocks(part, where, names)]
+        documents = [block["document"]["name"] for block in blocks if "document" in block]
+        if documents and not any("text" in block for block in blocks):
+            # Bedrock takes no document without a word beside it.
+            blocks.append({"text": f"Attached: {', '.join(documents)}"})
+        messages.append({"role": str(turn.role), "content": blocks})
     return messages
 
 
-def _blocks(part: Part, where: str) -> list[Json]:
-    """Nothing for what is not given on: another vendor's thinking, and empty text."""
+def _blocks(part: Part, where: str, names: set[str]) -> list[Json]:
+    """``names`` are those of the documents so far."""
     if isinstance(part, Text):
-        return _marked([{"text": part.text}], part.cache) if part.text else []
+        return _marked([{"text": part.text}], part.cache)
     if isinstance(part, Refused):
         return [{"text": part.text}]
     if isinstance(part, ToolCall):
         call = {
-            "toolUseId": part.call_id,
+            "toolUseId": _id(part.call_id),
             "name": part.name,
             "input": arguments_object(part, where),
         }
         return _marked([{"toolUse": call}], part.cache)
     if isinstance(part, ToolResult):
-        return _marked([{"toolResult": _tool_result(part, where)}], part.cache)
+        return _marked([{"toolResult": _tool_result(part, where, names)}], part.cache)
     if isinstance(part, Media):
-        return _marked([_media(part, where)], part.cache)
-    if part.vendor is not Vendor.ANTHROPIC:
-        return []
+        return _marked([_media(part, where, names)], part.cache)
     return [{"reasoningContent": _reasoning(part)}]
 
 
@@ -148,17 +155,25 @@ def _reasoning(part: Thinking) -> Json:
     return {"reasoningText": {"text": part.text, "signature": part.signature}}
 
 
-def _tool_result(result: ToolResult, where: str) -> Json:
+def _id(call_id: str) -> str:
+    return fitting_call_id(call_id, MAX_ID_CHARACTERS, plain=True)
+
+
+def _tool_result(result: ToolResult, where: str, names: set[str]) -> Json:
     content: list[Json] = []
     for part in result.parts:
-        content.append({"text": part.text} if isinstance(part, Text) else _media(part, where))
-    written: Json = {"toolUseId": result.call_id, "content": content or [{"text": ""}]}
+        if isinstance(part, Media):
+            content.append(_media(part, where, names))
+        elif is_told(part):
+            content.append({"text": part.text})
+    # Claude refuses empty text there.
+    written: Json = {"toolUseId": _id(result.call_id), "content": content or [{"text": _NOTHING}]}
     if result.is_error:
         written["status"] = "error"
     return written
 
 
-def _media(media: Media, where: str) -> Json:
+def _media(media: Media, where: str, names: set[str]) -> Json:
     if media.kind == "audio":
         raise UntranslatableError(where, "audio is not carried to Bedrock")
     if media.url or media.file_id:
@@ -171,28 +186,44 @@ def _media(media: Media, where: str) -> Json:
     document_format = _DOCUMENT_FORMATS.get(media.media_type)
     if document_format is None:
         raise UntranslatableError(where, "Bedrock does not take documents of this type")
-    name = _NOT_IN_A_NAME.sub(" ", media.name)[:MAX_NAME_CHARACTERS].strip() or "document"
     data = media.data or base64.b64encode(media.text.encode()).decode()
+    name = _name(media.name, names)
     return {"document": {"format": document_format, "name": name, "source": {"bytes": data}}}
 
 
-def _tools(document: Json, conversation: Conversation) -> None:
-    choice = conversation.tool_choice
-    if not conversation.tools or (choice is not None and choice.mode == "none"):
-        # Bedrock cannot say "none"; without tools none is called.
-        return
-    tools = [block for tool in conversation.tools for block in _tool(tool)]
+def _name(wanted: str, names: set[str]) -> str:
+    """A document's name as Bedrock takes it, and no other one has in this request. What it depends
+    on comes before it, so it is the same in every later turn."""
+    clean = _NOT_IN_A_NAME.sub(" ", wanted)[:MAX_NAME_CHARACTERS].strip() or "document"
+    name, number = clean, 1
+    while name.lower() in names:
+        number += 1
+        name = f"{clean[: MAX_NAME_CHARACTERS - 8].rstrip()} {number}"
+    names.add(name.lower())
+    return name
+
+
+def _tools(document: Json, conversation: Conversation) -> list[str]:
+    if not conversation.tools:
+        return []
+    dropped: list[str] = []
+    tools = [block for tool in conversation.tools for block in _tool(tool, dropped)]
     document["toolConfig"] = {"tools": tools}
-    if choice is not None:
-        document["toolConfig"]["toolChoice"] = _choice(choice)
+    if conversation.tool_choice is not None:
+        document["toolConfig"]["toolChoice"] = _choice(conversation.tool_choice)
+    return dropped
 
 
-def _tool(tool: Tool) -> list[Json]:
-    spec: Json = {"name": tool.name, "inputSchema": {"json": tool.schema}}
+def _tool(tool: Tool, dropped: list[str]) -> list[Json]:
+    if not _TOOL_NAME.fullmatch(tool.name):
+        raise UntranslatableError("tools", "a name has at most 64 letters, digits, _ and - here")
+    schema, strict, told = closed_tool(tool)
+    dropped += told
+    spec: Json = {"name": tool.name, "inputSchema": {"json": schema}}
     if tool.description:
         spec["description"] = tool.description
-    if tool.strict is not None:
-        spec["strict"] = tool.strict
+    if strict is not None:
+        spec["strict"] = strict
     return _marked([{"toolSpec": spec}], tool.cache)
 
 
@@ -202,43 +233,48 @@ def _choice(choice: ToolChoice) -> Json:
     return {"any": {}} if choice.mode == "required" else {"auto": {}}
 
 
-def _thinking(extra: Json, conversation: Conversation, facts: TargetFacts) -> list[str]:
-    """Claude's thinking, where Claude allows it; other models on Bedrock are not asked to."""
-    wish = conversation.thinking
-    if wish is None or wish.mode == "off" or wish.effort == "none":
-        return []
-    choice = conversation.tool_choice
-    forced = choice is not None and choice.mode in ("required", "named")
-    if _CLAUDE.match(facts.model) is None or forced or in_unsigned_tool_use(conversation.turns):
-        return ["thinking"]
-    if wish.mode == "adaptive":
-        extra["thinking"] = {"type": "adaptive"}
-        if wish.effort:
-            extra["output_config"] = {"effort": wish.effort}
-        return []
-    maximum = conversation.max_output_tokens
-    budget = budget_of(wish)
-    if wish.mode == "effort" and maximum is not None:
-        budget = min(budget, maximum // 2)
-    if budget < MIN_BUDGET_TOKENS or (maximum is not None and budget >= maximum):
-        if wish.mode == "budget":
-            raise UntranslatableError(
-                "thinking.budget_tokens", "must be 1024 or more, < max_tokens"
-            )
-        return ["thinking"]
-    extra["thinking"] = {"type": "enabled", "budget_tokens": budget}
-    return []
+def _inference(document: Json, conversation: Conversation, model: str) -> list[str]:
+    """Maximum, sampling and thinking, and what of it was left out. Only Claude is asked to think:
+    other models on Bedrock have words of their own for it."""
+    extra: Json = {}
+    if _CLAUDE.match(model):
+        for stop in conversation.stop:
+            if not stop.strip():
+                raise UntranslatableError("stop", "Claude takes no stop sequence of blanks")
+        extra, dropped = thinking_fields(conversation, model, conversation.max_output_tokens)
+        thinks = extra.get("thinking", {}).get("type") in ("enabled", "adaptive")
+        sampling, told = sampling_fields(conversation, model, thinks=thinks)
+        dropped += told
+    else:
+        wish = conversation.thinking
+        off = wish is None or wish.mode == "off" or wish.effort == "none"
+        dropped = [] if off else ["thinking"]
+        wanted = {key: getattr(conversation, key) for key in ("temperature", "top_p", "top_k")}
+        sampling = {key: value for key, value in wanted.items() if value is not None}
+    if "top_k" in sampling:
+        extra["top_k"] = sampling["top_k"]
+    config = {
+        "maxTokens": conversation.max_output_tokens,
+        "temperature": sampling.get("temperature"),
+        "topP": sampling.get("top_p"),
+        "stopSequences": conversation.stop or None,
+    }
+    inference = {key: value for key, value in config.items() if value is not None}
+    if inference:
+        document["inferenceConfig"] = inference
+    if extra:
+        document["additionalModelRequestFields"] = extra
+    return dropped
 
 
 def _format(document: Json, conversation: Conversation) -> list[str]:
     wanted = conversation.answer_format
-    if wanted is None:
-        return []
-    if wanted.schema is None:
-        document.setdefault("system", []).append({"text": JSON_ONLY})
-        return ["response_format"]
-    schema = {"name": wanted.name or "answer", "schema": orjson.dumps(wanted.schema).decode()}
-    document["outputConfig"] = {
-        "textFormat": {"type": "json_schema", "structure": {"jsonSchema": schema}}
-    }
-    return []
+    schema, instruction, dropped = written_format(wanted)
+    if instruction:
+        document.setdefault("system", []).append({"text": instruction})
+    if schema is not None and wanted is not None:
+        named = {"name": wanted.name or "answer", "schema": orjson.dumps(schema).decode()}
+        document["outputConfig"] = {
+            "textFormat": {"type": "json_schema", "structure": {"jsonSchema": named}}
+        }
+    return dropped

@@ -19,10 +19,14 @@ from extproc.dialects.conversation import (
     ToolCall,
     Vendor,
 )
-from extproc.dialects.provider_error import MAX_MESSAGE_CHARACTERS, in_plain_words
-from extproc.dialects.turns import signed_call_id
+from extproc.dialects.provider_error import (
+    MAX_MESSAGE_CHARACTERS,
+    in_plain_words,
+    kind_of_status,
+)
 from extproc.dialects.usage import token_count
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import signed_call_id
 from extproc.wire.errors import WireError
 
 _STOP = {
@@ -47,7 +51,6 @@ _KIND = {
     "UNAVAILABLE": "overloaded",
     "DEADLINE_EXCEEDED": "timeout",
 }
-_KIND_BY_STATUS = {401: "authentication", 403: "permission", 404: "not_found", 429: "rate_limit"}
 
 
 def read_answer(body: bytes, context: Context) -> Answer:
@@ -56,7 +59,8 @@ def read_answer(body: bytes, context: Context) -> Answer:
         document = orjson.loads(body)
         candidates = document.get("candidates") or []
         read = [_candidate(candidate, context) for candidate in candidates]
-        blocked = document.get("promptFeedback", {}).get("blockReason")
+        logprobs = logprobs_of(candidates[0]) if candidates else []
+        blocked = (document.get("promptFeedback") or {}).get("blockReason")
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise WireError("The provider's answer is none of Gemini's.") from None
     if not read:
@@ -70,6 +74,7 @@ def read_answer(body: bytes, context: Context) -> Answer:
         parts,
         stop,
         usage_of(document.get("usageMetadata")),
+        logprobs=logprobs,
         others=[Answer("", "", parts, stop, None) for parts, stop in read[1:]],
     )
 
@@ -87,6 +92,27 @@ def _candidate(candidate: Json, context: Context) -> tuple[list[Part], Stop]:
     return parts, stop_of(candidate.get("finishReason"), called=called)
 
 
+def logprobs_of(candidate: Json) -> list[Json]:
+    """What Google says of each token that it chose, as OpenAI says it."""
+    result = candidate.get("logprobsResult") or {}
+    chosen, top = result.get("chosenCandidates") or [], result.get("topCandidates") or []
+    others = [place.get("candidates") or [] for place in top]
+    others += [[]] * (len(chosen) - len(others))
+    return [
+        {**_logprob(one), "top_logprobs": [_logprob(other) for other in beside]}
+        for one, beside in zip(chosen, others, strict=False)
+    ]
+
+
+def _logprob(one: Json) -> Json:
+    token = str(one["token"])
+    return {
+        "token": token,
+        "logprob": one.get("logProbability", 0.0),
+        "bytes": list(token.encode()),
+    }
+
+
 def part_of(raw: Json, number: int, context: Context) -> Part | None:
     """A part of an answer; None for an empty one."""
     signature = raw.get("thoughtSignature") or ""
@@ -97,7 +123,9 @@ def part_of(raw: Json, number: int, context: Context) -> Part | None:
         return ToolCall(signed_call_id(call_id, signature), call["name"], arguments)
     if "inlineData" in raw:
         data = raw["inlineData"]
-        return Media("image", data.get("mimeType") or "", data=data["data"])
+        media_type = data.get("mimeType") or ""
+        kind = "audio" if media_type.startswith("audio/") else "image"
+        return Media(kind, media_type, data=data["data"])
     text = raw.get("text")
     if not isinstance(text, str) or not text:
         return None
@@ -120,21 +148,23 @@ def usage_of(usage: object) -> TokenUsage | None:
     try:
         thoughts = count("thoughtsTokenCount")
         prompt = count("promptTokenCount") + token_count(usage, "toolUsePromptTokenCount")
+        # No candidate, no count of it; whatever it leaves out is in the total.
         output = count("candidatesTokenCount") + thoughts
+        output = max(output, count("totalTokenCount") - prompt)
         cached = min(count("cachedContentTokenCount"), prompt)
     except ValueError:
         return None
     return TokenUsage(prompt, output, cached, 0, thoughts)
 
 
-def read_error(status: int, body: bytes) -> ProviderError:
+def read_error(status: int, body: bytes, name: str = "") -> ProviderError:
     """Whatever came is some error; the provider's words are kept."""
     error: Any = None
     with suppress(orjson.JSONDecodeError, AttributeError, LookupError):
         document = orjson.loads(body)
         # A stream that fails at once is a list with one error in it.
         error = (document[0] if isinstance(document, list) else document).get("error")
-    kind = _KIND_BY_STATUS.get(status, "api" if status >= 500 else "invalid_request")
+    kind = kind_of_status(status)
     if not isinstance(error, dict):
         return in_plain_words(status, kind, error, body)
     message = str(error.get("message") or "")[:MAX_MESSAGE_CHARACTERS]

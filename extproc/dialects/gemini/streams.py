@@ -15,16 +15,16 @@ from extproc.dialects.answer import (
     Stop,
     Stopped,
 )
-from extproc.dialects.codec import Context, StreamError
+from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Media, Thinking, ToolCall
-from extproc.dialects.gemini.answers import part_of, read_error, stop_of, usage_of
+from extproc.dialects.gemini.answers import logprobs_of, part_of, read_error, stop_of, usage_of
 from extproc.dialects.reading_streams import (
     BROKEN_STATUS,
     PartSequence,
     SseStreamReader,
     ended_early,
 )
-from extproc.values.usage import TokenUsage
+from extproc.dialects.usage import StreamedUsage
 
 
 class GeminiStreamReader(SseStreamReader):
@@ -38,7 +38,7 @@ class GeminiStreamReader(SseStreamReader):
         self._started = False
         self._parts = PartSequence()
         self._called = False
-        self._usage: TokenUsage | None = None
+        self._usage = StreamedUsage()
         self._stop: Stop | None = None
 
     def _body_over(self, events: list[Event]) -> None:
@@ -47,7 +47,8 @@ class GeminiStreamReader(SseStreamReader):
             events.append(ended_early())
             return
         stop = Stop.TOOL_CALLS if self._called and self._stop is Stop.END else self._stop
-        events += (Stopped(stop, usage=self._usage), Ended(self._usage))
+        usage = self._usage.latest
+        events += (Stopped(stop, usage=usage), Ended(usage))
 
     def _take(self, data: bytes, events: list[Event]) -> None:
         document = orjson.loads(data)
@@ -58,12 +59,12 @@ class GeminiStreamReader(SseStreamReader):
             events.append(Failed(read_error(status, data)))
             return
         if "usageMetadata" in document:
-            self._usage = usage_of(document["usageMetadata"])
+            self._usage.take(usage_of(document["usageMetadata"]))
         if not self._started:
             self._started = True
             name = str(document.get("responseId") or self._context.request_id)
             model = str(document.get("modelVersion") or "")
-            events.append(Started(name, model, self._usage))
+            events.append(Started(name, model, self._usage.latest))
         if (document.get("promptFeedback") or {}).get("blockReason"):
             self._stop = Stop.REFUSAL
         for candidate in document.get("candidates") or ():
@@ -71,13 +72,14 @@ class GeminiStreamReader(SseStreamReader):
                 self._candidate(candidate, events)
 
     def _candidate(self, candidate: Json, events: list[Event]) -> None:
+        logprobs = tuple(logprobs_of(candidate))
         for raw in (candidate.get("content") or {}).get("parts") or ():
-            self._raw_part(raw, events)
+            self._raw_part(raw, logprobs, events)
         reason = candidate.get("finishReason")
         if reason is not None:
             self._stop = stop_of(reason, called=self._called)
 
-    def _raw_part(self, raw: Json, events: list[Event]) -> None:
+    def _raw_part(self, raw: Json, logprobs: tuple[Json, ...], events: list[Event]) -> None:
         part = part_of(raw, self._parts.number + 1, self._context)
         if isinstance(part, ToolCall):
             self._called = True
@@ -85,11 +87,12 @@ class GeminiStreamReader(SseStreamReader):
             events.append(Delta(self._parts.number, part.arguments))
             self._parts.close(events)
         elif isinstance(part, Media):
-            raise StreamError("a generated image cannot be streamed to another dialect")
+            self._parts.show(part, events)
         elif part is not None:
             thought = isinstance(part, Thinking)
             kind = PartKind.THINKING if thought else PartKind.TEXT
             self._parts.go_on(kind, events)
-            events.append(Delta(self._parts.number, str(raw["text"])))
+            told = () if thought else logprobs
+            events.append(Delta(self._parts.number, str(raw["text"]), told))
             if isinstance(part, Thinking) and part.signature:
                 events.append(Signature(self._parts.number, part.signature))

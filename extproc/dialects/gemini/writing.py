@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import mimetypes
 import re
+from dataclasses import replace
 from urllib.parse import quote
 
 import orjson
 
 from extproc.dialects.codec import TargetFacts, WrittenRequest
 from extproc.dialects.conversation import (
+    JSON_ONLY,
     Conversation,
     Json,
     Media,
@@ -27,17 +29,29 @@ from extproc.dialects.conversation import (
     UntranslatableError,
     Vendor,
 )
-from extproc.dialects.turns import arguments_object
+from extproc.dialects.turns import arguments_object, opened_by_user, told_turns
 from extproc.dialects.unsayable import refuse_extra
 
 MAX_STOPS = 5
 """Google's own bound on stop sequences."""
 _NO_SIGNATURE = "skip_thought_signature_validator"
 """What Google documents for calls that another model made: Gemini 3 refuses a call without any."""
-_NEEDS_SIGNATURE = re.compile(r"(?:.*/)?gemini-[3-9]")
-_LEVELS = re.compile(r"(?:.*/)?gemini-[3-9]")
-"""Models that think by level; those before think by budget."""
-_LEVEL_BY_EFFORT = {"minimal": "minimal", "low": "low", "medium": "medium"}
+_NEWER = re.compile(r"(?:.*/)?gemini-[3-9]")
+"""Models that want the signatures of calls back, and think by level; those before think by
+budget."""
+_TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
+_LEVELS = (
+    (re.compile(r"(?:.*/)?gemini-3-pro"), ("low", "high")),
+    (re.compile(r"(?:.*/)?gemini-[3-9](?:\.\d+)?-pro"), ("low", "medium", "high")),
+    (_NEWER, ("minimal", "low", "medium", "high")),
+)
+"""The levels of each family, from the least; the first that matches."""
+_LEVEL_BY_EFFORT = {"none": "minimal", "minimal": "minimal", "low": "low", "medium": "medium"}
+_LEAST_BUDGETS = (
+    (re.compile(r"(?:.*/)?gemini-2\.5-pro"), 128),
+    (re.compile(r"(?:.*/)?gemini-2\.5-flash-lite"), 512),
+)
+"""Thinking budgets below these are refused; a pro's cannot be 0 either."""
 _BUDGET_BY_EFFORT = {"minimal": 512, "low": 1_024, "medium": 8_192, "high": 24_576}
 _MOST_BUDGET = 24_576
 """The largest that every thinking model before Gemini 3 takes."""
@@ -50,15 +64,20 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
     refuse_extra(conversation)
     if conversation.logit_bias:
         raise UntranslatableError("logit_bias", "Google's API has no such field")
-    document: Json = {"contents": _contents(conversation, facts)}
-    if conversation.system:
-        document["systemInstruction"] = {"parts": [{"text": t.text} for t in conversation.system]}
+    dropped = list(conversation.dropped)
+    contents, told = _contents(conversation, facts)
+    dropped += told
+    conversation, told = _beside_tools(conversation, facts)
+    dropped += told
+    document: Json = {"contents": contents}
+    system = [{"text": text.text} for text in conversation.system if text.text]
+    if system:
+        document["systemInstruction"] = {"parts": system}
     if conversation.tools:
         declarations = [_tool(tool) for tool in conversation.tools]
         document["tools"] = [{"functionDeclarations": declarations}]
         if conversation.tool_choice is not None:
             document["toolConfig"] = _choice(conversation.tool_choice)
-    dropped = list(conversation.dropped)
     if conversation.parallel_tools is False:
         dropped.append("parallel_tool_calls")
     if conversation.end_user:
@@ -72,15 +91,37 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
     return WrittenRequest(path, orjson.dumps(document), dropped=tuple(dropped))
 
 
-def _contents(conversation: Conversation, facts: TargetFacts) -> list[Json]:
+def _beside_tools(conversation: Conversation, facts: TargetFacts) -> tuple[Conversation, list[str]]:
+    """Models before Gemini 3 cannot be held to JSON where they may call functions. JSON without a
+    schema is asked for in words then; a schema must hold, so that they are not asked. Where no
+    function may be called none is offered."""
+    wanted, choice = conversation.answer_format, conversation.tool_choice
+    if wanted is None or not conversation.tools or _NEWER.match(facts.model):
+        return conversation, []
+    if choice is not None and choice.mode == "none":
+        return replace(conversation, tools=[]), []
+    if wanted.schema is not None:
+        raise UntranslatableError("response_format", "before Gemini 3 it does not go with tools")
+    system = [*conversation.system, Text(JSON_ONLY)]
+    return replace(conversation, system=system, answer_format=None), ["response_format"]
+
+
+def _contents(conversation: Conversation, facts: TargetFacts) -> tuple[list[Json], list[str]]:
+    """The turns, and what is to be told of them."""
     contents = []
-    sign = _NEEDS_SIGNATURE.match(facts.model) is not None
-    for place, turn in enumerate(conversation.turns):
-        parts = _parts(turn, f"messages[{place}]", sign=sign)
-        if parts:
-            role = "user" if turn.role is Role.USER else "model"
-            contents.append({"role": role, "parts": parts})
-    return contents
+    sign = _NEWER.match(facts.model) is not None
+    turns, told = opened_by_user(told_turns(conversation.turns, _is_told))
+    for place, turn in enumerate(turns):
+        role = "user" if turn.role is Role.USER else "model"
+        contents.append({"role": role, "parts": _parts(turn, f"messages[{place}]", sign=sign)})
+    return contents, told
+
+
+def _is_told(part: Part) -> bool:
+    """Not of another vendor's thinking, nor of empty text."""
+    if isinstance(part, Thinking):
+        return part.vendor is Vendor.GOOGLE and bool(part.signature)
+    return not isinstance(part, Text | Refused) or bool(part.text)
 
 
 def _parts(turn: Turn, where: str, *, sign: bool) -> list[Json]:
@@ -98,21 +139,16 @@ def _parts(turn: Turn, where: str, *, sign: bool) -> list[Json]:
             unsigned = False  # the first of a turn's parallel calls carries it
             written.append(call)
         else:
-            made = _part(part, where)
-            if made is not None:
-                written.append(made)
+            written.append(_part(part, where))
     return written
 
 
-def _part(part: Part, where: str) -> Json | None:
-    """None for what is not given on: another vendor's thinking, and empty text."""
-    if isinstance(part, Text | Refused):
-        return {"text": part.text} if part.text else None
+def _part(part: Text | Refused | Media | Thinking, where: str) -> Json:
     if isinstance(part, Media):
         return _media(part, where)
-    if isinstance(part, Thinking) and part.vendor is Vendor.GOOGLE and part.signature:
+    if isinstance(part, Thinking):
         return {"text": part.text, "thought": True, "thoughtSignature": part.signature}
-    return None
+    return {"text": part.text}
 
 
 def _media(media: Media, where: str) -> Json:
@@ -145,6 +181,8 @@ def _tool_result(result: ToolResult, where: str) -> list[Json]:
 
 
 def _tool(tool: Tool) -> Json:
+    if not _TOOL_NAME.fullmatch(tool.name):
+        raise UntranslatableError("tools", "a name begins with a letter or _ for Google")
     declaration: Json = {"name": tool.name, "parametersJsonSchema": tool.schema}
     if tool.description:
         declaration["description"] = tool.description
@@ -181,27 +219,34 @@ def _generation(conversation: Conversation) -> Json:
 
 
 def _thinking(config: Json, wish: ThinkingWish | None, facts: TargetFacts) -> list[str]:
+    """That a model thinks which was not to is told."""
     if wish is None:
         return []
     effort = "none" if wish.mode == "off" else wish.effort
-    if _LEVELS.match(facts.model) is not None:
+    off = effort == "none"
+    if _NEWER.match(facts.model) is not None:
         if wish.mode == "budget":
             effort = "low" if wish.budget_tokens <= _LOW_UP_TO_TOKENS else "high"
-        if effort == "none":
-            # These models always think a little.
-            config["thinkingConfig"] = {"thinkingLevel": "minimal"}
-            return []
-        level = _LEVEL_BY_EFFORT.get(effort, "high")
-        config["thinkingConfig"] = {"thinkingLevel": level, "includeThoughts": True}
-        return []
+        level = _level(_LEVEL_BY_EFFORT.get(effort, "high"), facts.model)
+        # These models always think a little.
+        config["thinkingConfig"] = {"thinkingLevel": level, "includeThoughts": not off}
+        return ["thinking"] if off else []
     if "2.5" not in facts.model:
-        return [] if effort == "none" else ["thinking"]
+        return [] if off else ["thinking"]
+    least = next((n for family, n in _LEAST_BUDGETS if family.match(facts.model)), 1)
     budget = -1  # the model decides
-    if effort == "none":
-        budget = 0
+    if off:
+        budget = least if "-pro" in facts.model else 0
     elif wish.mode == "budget":
-        budget = min(wish.budget_tokens, _MOST_BUDGET)
+        budget = min(max(wish.budget_tokens, least), _MOST_BUDGET)
     elif effort:
-        budget = _BUDGET_BY_EFFORT.get(effort, _MOST_BUDGET)
-    config["thinkingConfig"] = {"thinkingBudget": budget, "includeThoughts": budget != 0}
-    return []
+        budget = max(_BUDGET_BY_EFFORT.get(effort, _MOST_BUDGET), least)
+    config["thinkingConfig"] = {"thinkingBudget": budget, "includeThoughts": not off}
+    return ["thinking"] if off and budget else []
+
+
+def _level(wanted: str, model: str) -> str:
+    """The level, or the next one that the model has."""
+    levels = next(levels for family, levels in _LEVELS if family.match(model))
+    order = _LEVELS[-1][1]
+    return next(level for level in levels if order.index(level) >= order.index(wanted))

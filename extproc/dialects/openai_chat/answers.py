@@ -6,13 +6,15 @@ import orjson
 
 from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
-from extproc.dialects.conversation import Json, Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.conversation import Json, Media, Part, Refused, Text, Thinking, ToolCall
+from extproc.dialects.openai_chat.writing import data_url
 from extproc.dialects.provider_error import (
     MAX_MESSAGE_CHARACTERS,
     error_in,
     in_plain_words,
     kind_of_status,
 )
+from extproc.dialects.unsayable import unshown
 from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
@@ -78,7 +80,7 @@ def _choice(choice: Json) -> tuple[list[Part], Stop, list[Json]]:
     if isinstance(reasoning, str):
         parts.append(Thinking(reasoning))
     if message.get("content"):
-        parts.append(Text(message["content"], citations=message.get("annotations") or []))
+        parts.append(Text(message["content"]))
     if message.get("refusal"):
         parts.append(Refused(message["refusal"]))
     for call in message.get("tool_calls") or ():
@@ -87,7 +89,7 @@ def _choice(choice: Json) -> tuple[list[Part], Stop, list[Json]]:
     stop = stop_of(choice.get("finish_reason"))
     if stop is Stop.END and any(isinstance(part, Refused) for part in parts):
         stop = Stop.REFUSAL
-    return parts, stop, (choice.get("logprobs") or {}).get("content") or []
+    return parts, stop, list((choice.get("logprobs") or {}).get("content") or ())
 
 
 def usage_of(usage: object) -> TokenUsage | None:
@@ -118,7 +120,10 @@ def completion_id(answer_id: str, context: Context) -> str:
 
 def _written_choice(place: int, answer: Answer) -> Json:
     message: Json = {"role": "assistant", "content": None, "refusal": None}
+    media = [part for part in answer.parts if isinstance(part, Media)]
     texts = [part.text for part in answer.parts if isinstance(part, Text)]
+    texts += [unshown(one) for one in media if one.kind != "image"]
+    images = [one for one in media if one.kind == "image"]
     thoughts = [part.text for part in answer.parts if isinstance(part, Thinking)]
     refusals = [part.text for part in answer.parts if isinstance(part, Refused)]
     calls = [part for part in answer.parts if isinstance(part, ToolCall)]
@@ -128,6 +133,8 @@ def _written_choice(place: int, answer: Answer) -> Json:
         message["refusal"] = "".join(refusals)
     if any(thoughts):
         message["reasoning_content"] = "".join(thoughts)
+    if images:
+        message["images"] = [written_image(one, number) for number, one in enumerate(images)]
     if calls:
         message["tool_calls"] = [
             {
@@ -144,6 +151,12 @@ def _written_choice(place: int, answer: Answer) -> Json:
     return {"index": place, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
+def written_image(image: Media, number: int) -> Json:
+    """A generated image. OpenAI's own chat answers hold none; this is what others (OpenRouter,
+    LiteLLM) have made of it, in whole answers and in deltas."""
+    return {"index": number, "type": "image_url", "image_url": {"url": data_url(image)}}
+
+
 def written_usage(usage: TokenUsage) -> Json:
     """Token counts in OpenAI's words."""
     return {
@@ -152,6 +165,7 @@ def written_usage(usage: TokenUsage) -> Json:
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": {
             "cached_tokens": usage.cached_input_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
             "audio_tokens": 0,
         },
         "completion_tokens_details": {
@@ -163,7 +177,7 @@ def written_usage(usage: TokenUsage) -> Json:
     }
 
 
-def read_error(status: int, body: bytes) -> ProviderError:
+def read_error(status: int, body: bytes, name: str = "") -> ProviderError:
     """Whatever came is some error; the provider's words are kept."""
     error = error_in(body)
     kind = kind_of_status(status)

@@ -17,6 +17,7 @@ from extproc.dialects.answer import (
     PartStarted,
     Ping,
     ProviderError,
+    Shown,
     Signature,
     Started,
     Stop,
@@ -30,6 +31,7 @@ from extproc.dialects.openai_chat.answers import (
     error_document,
     stop_of,
     usage_of,
+    written_image,
     written_usage,
 )
 from extproc.dialects.reading_streams import (
@@ -39,7 +41,8 @@ from extproc.dialects.reading_streams import (
     ended_early,
 )
 from extproc.dialects.sse import sse_event
-from extproc.values.usage import TokenUsage
+from extproc.dialects.unsayable import unshown
+from extproc.dialects.usage import StreamedUsage
 
 _DONE = b"[DONE]"
 _PING = b": ping\n\n"
@@ -65,7 +68,7 @@ class ChatStreamReader(SseStreamReader):
         """Its arguments so far."""
         self._waiting: dict[int, list[Json]] = {}
         """Pieces of calls that came before the open one was over."""
-        self._usage: TokenUsage | None = None
+        self._usage = StreamedUsage()
         self._stop: Stop | None = None
         self._refused = False
 
@@ -93,9 +96,9 @@ class ChatStreamReader(SseStreamReader):
         for choice in chunk.get("choices") or ():
             if choice.get("index", 0) == 0:  # further choices cannot be told apart by most clients
                 self._choice(choice, events)
-        if chunk.get("usage") is not None:
+        if chunk.get("usage") is not None and self._stop is not None:
             # Counts that come while the answer goes on (vLLM's) are none to bill by.
-            self._usage = usage_of(chunk["usage"]) if self._stop is not None else None
+            self._usage.take(usage_of(chunk["usage"]))
 
     def _choice(self, choice: Json, events: list[Event]) -> None:
         delta = choice.get("delta") or {}
@@ -180,8 +183,8 @@ class ChatStreamReader(SseStreamReader):
         # OpenAI ends a refusal with a plain "stop".
         refused = self._refused and self._stop is Stop.END
         stop = Stop.REFUSAL if refused else self._stop
-        events.append(Stopped(stop, usage=self._usage))
-        events.append(Ended(self._usage))
+        usage = self._usage.latest
+        events += (Stopped(stop, usage=usage), Ended(usage))
 
 
 class ChatStreamWriter:
@@ -191,6 +194,7 @@ class ChatStreamWriter:
         self._context = context
         self._head: Json = {}
         self._calls = -1
+        self._images = -1
         self._kind = PartKind.TEXT
         self._refused = False
 
@@ -218,6 +222,8 @@ class ChatStreamWriter:
             return self._chunk({}, reason)
         if isinstance(event, Ended):
             return self._end(event)
+        if isinstance(event, Shown):
+            return self._media(event)
         if isinstance(event, Ping):
             return _PING
         if isinstance(event, Failed):
@@ -240,6 +246,12 @@ class ChatStreamWriter:
             "function": function,
         }
         return self._chunk({"tool_calls": [call]})
+
+    def _media(self, event: Shown) -> bytes:
+        if event.media.kind != "image":
+            return self._chunk({"content": unshown(event.media)})
+        self._images += 1
+        return self._chunk({"images": [written_image(event.media, self._images)]})
 
     def _delta(self, event: Delta) -> bytes:
         kind = self._kind

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import orjson
 
 from extproc.dialects.codec import TargetFacts, WrittenRequest
 from extproc.dialects.conversation import (
+    JSON_ONLY,
     AnswerFormat,
     Conversation,
     Json,
@@ -18,7 +18,6 @@ from extproc.dialects.conversation import (
     Role,
     Text,
     Thinking,
-    ThinkingWish,
     Tool,
     ToolCall,
     ToolChoice,
@@ -26,13 +25,20 @@ from extproc.dialects.conversation import (
     Turn,
     UntranslatableError,
 )
-from extproc.dialects.thinking import effort_of
+from extproc.dialects.end_user import OPENAI_CHARACTERS, end_user_id
+from extproc.dialects.openai_models import (
+    check_tool_name,
+    effort_at,
+    generation_of,
+    sampling_at,
+    strict_at,
+)
 from extproc.dialects.unsayable import refuse_extra
+from extproc.wire.call_ids import fitting_call_id
 
 MAX_STOPS = 4
 """OpenAI's own bound on stop sequences."""
-REASONING_MODEL = re.compile(r"(?:.*[/.])?(?:o[1-9]|gpt-[5-9])", re.IGNORECASE)
-"""OpenAI models that think, take ``reasoning_effort``, and refuse ``max_tokens``."""
+MAX_ID_CHARACTERS = 40
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
 
 
@@ -43,14 +49,17 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
         raise UntranslatableError("top_k", "OpenAI's API has no such field")
     document: Json = {"model": facts.model, "messages": _messages(conversation)}
     dropped = list(conversation.dropped)
-    _tools(document, conversation)
+    dropped += _tools(document, conversation)
     _limits(document, conversation, facts)
-    _sampling(document, conversation)
-    dropped += _thinking(document, conversation.thinking, facts)
-    if conversation.answer_format is not None:
-        document["response_format"] = _format(conversation.answer_format)
+    dropped += _thinking_and_sampling(document, conversation, facts)
+    wanted = conversation.answer_format
+    if wanted is not None:
+        document["response_format"], told = _format(wanted)
+        dropped += told
+        if wanted.schema is None and not says_json(document["messages"]):
+            document["messages"].insert(0, {"role": "system", "content": JSON_ONLY})
     if conversation.end_user:
-        document["user"] = conversation.end_user
+        document["user"] = end_user_id(conversation.end_user, OPENAI_CHARACTERS)
     if conversation.stream:
         document["stream"] = True
         document["stream_options"] = {"include_usage": True}
@@ -61,6 +70,11 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
 def data_url(media: Media) -> str:
     """Media that came inline, as a URL."""
     return f"data:{media.media_type};base64,{media.data}"
+
+
+def says_json(messages: list[Json]) -> bool:
+    """OpenAI refuses JSON mode where nothing that was said speaks of JSON."""
+    return b"json" in orjson.dumps(messages).lower()
 
 
 def _messages(conversation: Conversation) -> list[Json]:
@@ -91,7 +105,7 @@ def _assistant(turn: Turn) -> Json | None:
             content.append({"type": "refusal", "refusal": part.text})
         elif isinstance(part, ToolCall):
             function = {"name": part.name, "arguments": part.arguments}
-            calls.append({"id": part.call_id, "type": "function", "function": function})
+            calls.append({"id": _id(part.call_id), "type": "function", "function": function})
         elif not isinstance(part, Thinking):
             raise UntranslatableError("messages", "an assistant's turn holds no media here")
     if not content and not calls:
@@ -112,13 +126,15 @@ def _user(turn: Turn, where: str) -> list[Json]:
     shown: list[Json] = []
     for part in turn.parts:
         if isinstance(part, ToolResult):
-            texts = [item for item in part.parts if isinstance(item, Text)]
-            media = [item for item in part.parts if isinstance(item, Media)]
+            call_id = _id(part.call_id)
+            said = [_worded(item) for item in part.parts]
+            texts = [item for item in said if isinstance(item, Text)]
+            media = [item for item in said if isinstance(item, Media)]
             messages.append(
-                {"role": "tool", "tool_call_id": part.call_id, "content": _result(part, texts)}
+                {"role": "tool", "tool_call_id": call_id, "content": _result(part, texts)}
             )
             for item in media:
-                shown.append({"type": "text", "text": f"Returned by tool call {part.call_id}:"})
+                shown.append({"type": "text", "text": f"Returned by tool call {call_id}:"})
                 shown.append(_content(item, where))
         else:
             content.append(_content(part, where))
@@ -127,6 +143,10 @@ def _user(turn: Turn, where: str) -> list[Json]:
         only_text = len(content) == 1 and content[0]["type"] == "text"
         messages.append({"role": "user", "content": content[0]["text"] if only_text else content})
     return messages
+
+
+def _id(call_id: str) -> str:
+    return fitting_call_id(call_id, MAX_ID_CHARACTERS)
 
 
 def _result(result: ToolResult, texts: Sequence[Text]) -> str | list[Json]:
@@ -140,6 +160,8 @@ def _result(result: ToolResult, texts: Sequence[Text]) -> str | list[Json]:
 
 
 def _content(part: Part, where: str) -> Json:
+    if isinstance(part, Media):
+        part = _worded(part)
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
     if not isinstance(part, Media):
@@ -159,31 +181,40 @@ def _content(part: Part, where: str) -> Json:
     return _document(part, where)
 
 
+def _worded(part: Text | Media) -> Text | Media:
+    """A document in plain text as the text that it is."""
+    if isinstance(part, Text) or not part.text:
+        return part
+    return Text(f"{part.name}\n\n{part.text}" if part.name else part.text)
+
+
 def _document(part: Media, where: str) -> Json:
-    if part.text:
-        return {"type": "text", "text": f"{part.name}\n\n{part.text}" if part.name else part.text}
     if part.url or part.file_id or not part.data:
         raise UntranslatableError(where, "a document must be inline for OpenAI's chat API")
     name = part.name or "document.pdf"
     return {"type": "file", "file": {"filename": name, "file_data": data_url(part)}}
 
 
-def _tools(document: Json, conversation: Conversation) -> None:
+def _tools(document: Json, conversation: Conversation) -> list[str]:
+    dropped: list[str] = []
     if conversation.tools:
-        document["tools"] = [_tool(tool) for tool in conversation.tools]
+        document["tools"] = [_tool(tool, dropped) for tool in conversation.tools]
     choice = conversation.tool_choice
     if choice is not None and conversation.tools:
         document["tool_choice"] = _choice(choice)
     if conversation.parallel_tools is not None and conversation.tools:
         document["parallel_tool_calls"] = conversation.parallel_tools
+    return dropped
 
 
-def _tool(tool: Tool) -> Json:
-    function: Json = {"name": tool.name, "parameters": tool.schema}
+def _tool(tool: Tool, dropped: list[str]) -> Json:
+    function: Json = {"name": check_tool_name(tool.name), "parameters": tool.schema}
     if tool.description:
         function["description"] = tool.description
     if tool.strict is not None:
-        function["strict"] = tool.strict
+        strict, told = strict_at(tool.strict, tool.schema, f"tools.{tool.name}")
+        function["strict"] = strict
+        dropped += told
     return {"type": "function", "function": function}
 
 
@@ -195,7 +226,7 @@ def _choice(choice: ToolChoice) -> str | Json:
 
 def _limits(document: Json, conversation: Conversation, facts: TargetFacts) -> None:
     if conversation.max_output_tokens is not None:
-        newer = REASONING_MODEL.match(facts.model) is not None
+        newer = generation_of(facts.model) is not None
         key = "max_completion_tokens" if newer else "max_tokens"
         document[key] = conversation.max_output_tokens
     if conversation.choices > 1:
@@ -206,36 +237,35 @@ def _limits(document: Json, conversation: Conversation, facts: TargetFacts) -> N
         document["stop"] = conversation.stop
 
 
-def _sampling(document: Json, conversation: Conversation) -> None:
+def _thinking_and_sampling(
+    document: Json, conversation: Conversation, facts: TargetFacts
+) -> list[str]:
+    """A model that does not think answers all the same: that it was not asked to is told."""
+    generation, wish = generation_of(facts.model), conversation.thinking
+    effort, dropped = "", ["thinking"] if wish is not None and wish.mode != "off" else []
+    if generation is not None:
+        tools = bool(conversation.tools)
+        effort, dropped = effort_at(generation, wish, chat_tools=tools)
+    sampling, told = sampling_at(conversation, generation, effort)
     values = {
-        "temperature": conversation.temperature,
-        "top_p": conversation.top_p,
+        "reasoning_effort": effort or None,
+        **sampling,
         "seed": conversation.seed,
-        "presence_penalty": conversation.presence_penalty,
-        "frequency_penalty": conversation.frequency_penalty,
         "logprobs": conversation.logprobs or None,
         "top_logprobs": conversation.top_logprobs,
         "logit_bias": conversation.logit_bias or None,
     }
     document.update({key: value for key, value in values.items() if value is not None})
+    return dropped + told
 
 
-def _thinking(document: Json, wish: ThinkingWish | None, facts: TargetFacts) -> list[str]:
-    """A model that does not think answers all the same: that it was not asked to is told."""
-    if wish is None:
-        return []
-    if REASONING_MODEL.match(facts.model) is None:
-        return [] if wish.mode == "off" else ["thinking"]
-    document["reasoning_effort"] = effort_of(wish)
-    return []
-
-
-def _format(wanted: AnswerFormat) -> Json:
+def _format(wanted: AnswerFormat) -> tuple[Json, list[str]]:
     if wanted.schema is None:
-        return {"type": "json_object"}
+        return {"type": "json_object"}, []
+    dropped: list[str] = []
     schema: Json = {"name": wanted.name or "answer", "schema": wanted.schema}
     if wanted.description:
         schema["description"] = wanted.description
     if wanted.strict is not None:
-        schema["strict"] = wanted.strict
-    return {"type": "json_schema", "json_schema": schema}
+        schema["strict"], dropped = strict_at(wanted.strict, wanted.schema, "response_format")
+    return {"type": "json_schema", "json_schema": schema}, dropped

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
 from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
-from extproc.dialects.conversation import Json, Part, Refused, Text, Thinking, ToolCall
-from extproc.dialects.openai_responses.items import encrypted_content, thinking_of
+from extproc.dialects.conversation import (
+    Json,
+    KnownAs,
+    Media,
+    Part,
+    Refused,
+    Text,
+    Thinking,
+    ToolCall,
+    Vendor,
+)
+from extproc.dialects.openai_responses.tools import written_call
+from extproc.dialects.thinking import given_signature, returned_thinking
+from extproc.dialects.unsayable import unshown
 from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
 from extproc.values.usage import TokenUsage
@@ -21,6 +34,12 @@ _INCOMPLETE = {
     Stop.REFUSAL: "content_filter",
 }
 """Reasons that leave a response incomplete; every other completes it."""
+_FAILED_CODE = {
+    "rate_limit": "rate_limit_exceeded",
+    "context_length": "context_length_exceeded",
+}
+"""Codes of a failed response that clients branch on: Codex waits, or compacts. It tries again after
+``server_error``, but not where OpenAI calls itself overloaded: another provider may be well."""
 
 
 def read_answer(body: bytes, context: Context) -> Answer:
@@ -66,14 +85,17 @@ def item_parts(item: Json) -> list[Part]:
         texts = [part["text"] for key in ("summary", "content") for part in item.get(key) or ()]
         encrypted = item.get("encrypted_content") or ""
         if texts or encrypted:
-            return [thinking_of("\n\n".join(texts), encrypted, item.get("id") or "")]
+            thinking = returned_thinking("\n\n".join(texts), encrypted, Vendor.OPENAI)
+            if thinking.vendor is Vendor.OPENAI:
+                thinking.item_id = item.get("id") or ""
+            return [thinking]
     return []
 
 
 def _content(part: Json) -> Part:
     if part["type"] == "refusal":
         return Refused(part["refusal"])
-    return Text(part["text"], citations=part.get("annotations") or [])
+    return Text(part["text"])
 
 
 def stop_of(document: Json, parts: list[Part]) -> Stop:
@@ -97,8 +119,12 @@ def write_answer(answer: Answer, context: Context) -> bytes:
     output = [
         item
         for number, part in enumerate(answer.parts)
-        if (item := written_item(part, response_id, number)) is not None
+        if (item := written_item(part, response_id, number, context.known_as)) is not None
     ]
+    said = [part for item in output for part in item.get("content") or ()]
+    for part in said[:1]:
+        if "logprobs" in part:
+            part["logprobs"] = written_logprobs(answer.logprobs)
     document = written_head(response_id, answer.model, answer.created_s, context)
     return orjson.dumps({**document, **written_end(answer.stop, output, answer.usage)})
 
@@ -148,19 +174,25 @@ def written_end(stop: Stop, output: list[Json], usage: TokenUsage | None) -> Jso
     }
 
 
-def written_item(part: Part, response_id: str, number: int) -> Json | None:
+def written_item(
+    part: Part, response_id: str, number: int, known_as: Mapping[str, KnownAs]
+) -> Json | None:
     """A part as an output item. ``number`` makes its id."""
     name = f"{response_id.removeprefix('resp_')}_{number}"
     if isinstance(part, Text | Refused):
         head = {"id": f"msg_{name}", "type": "message", "role": "assistant"}
         return {**head, "status": "completed", "content": [written_content(part)]}
     if isinstance(part, ToolCall):
-        call: Json = {"call_id": part.call_id, "name": part.name, "arguments": part.arguments}
-        return {"id": f"fc_{name}", "type": "function_call", "status": "completed", **call}
+        return written_call(part, name, known_as)
+    if isinstance(part, Media):
+        if part.kind != "image":
+            return written_item(Text(unshown(part)), response_id, number, known_as)
+        image = {"type": "image_generation_call", "status": "completed", "result": part.data}
+        return {"id": f"ig_{name}", **image}
     if isinstance(part, Thinking):
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         item: Json = {"id": part.item_id or f"rs_{name}", "type": "reasoning", "summary": summary}
-        encrypted = encrypted_content(part)
+        encrypted = given_signature(part, Vendor.OPENAI)
         return {**item, "encrypted_content": encrypted} if encrypted else item
     return None
 
@@ -170,6 +202,20 @@ def written_content(part: Text | Refused) -> Json:
     if isinstance(part, Refused):
         return {"type": "refusal", "refusal": part.text}
     return {"type": "output_text", "text": part.text, "annotations": [], "logprobs": []}
+
+
+def written_logprobs(entries: Iterable[Json]) -> list[Json]:
+    """Entries of chat completions, where bytes and other candidates may be left out."""
+    return [
+        {**_logprob(entry), "top_logprobs": list(map(_logprob, entry.get("top_logprobs") or ()))}
+        for entry in entries
+    ]
+
+
+def _logprob(entry: Json) -> Json:
+    token = entry["token"]
+    units = entry.get("bytes") or list(token.encode())
+    return {"token": token, "logprob": entry["logprob"], "bytes": units}
 
 
 def written_usage(usage: TokenUsage) -> Json:
@@ -188,5 +234,5 @@ def written_usage(usage: TokenUsage) -> Json:
 
 def failed_error(error: ProviderError) -> dict[str, Any]:
     """An error as a failed response tells it."""
-    code = "rate_limit_exceeded" if error.kind == "rate_limit" else "server_error"
+    code = _FAILED_CODE.get(error.kind, "server_error")
     return {"code": code, "message": error.message}

@@ -13,15 +13,21 @@ from extproc.dialects.conversation import (
     Role,
     Text,
     ThinkingWish,
-    Tool,
-    ToolCall,
     ToolChoice,
     ToolResult,
     UntranslatableError,
+    Vendor,
 )
 from extproc.dialects.fields import Fields, read_object
-from extproc.dialects.openai_responses.items import thinking_of
-from extproc.dialects.openai_tools import chosen, declared_schema, declared_tool
+from extproc.dialects.openai_responses.tools import (
+    CUSTOM,
+    FUNCTION,
+    DeclaredTools,
+    function_name,
+    read_call,
+)
+from extproc.dialects.openai_tools import chosen, declared_schema
+from extproc.dialects.thinking import returned_thinking
 from extproc.dialects.turns import add_parts, link_tool_results
 
 _CHANGES_NOTHING = (
@@ -38,6 +44,9 @@ _CHANGES_NOTHING = (
 """How OpenAI stores, caches and cuts: the conversation is whole in the request all the same."""
 _STORED = ("previous_response_id", "conversation", "prompt")
 _PLAIN_TIERS = ("auto", "default", "standard")
+_CALLS = ("function_call", "custom_tool_call", "tool_search_call")
+_RESULTS = ("function_call_output", "custom_tool_call_output")
+_TOLD_BESIDE = ("web_search_call",)
 _DATA_URL = re.compile(r"data:([a-zA-Z0-9.+/-]+);base64,(.*)", re.DOTALL)
 
 
@@ -51,9 +60,10 @@ def read_request(body: bytes) -> Conversation:
     instructions = fields.text("instructions")
     if instructions:
         conversation.system.append(Text(instructions))
-    _input(fields, conversation)
+    tools = DeclaredTools(conversation)
+    tools.read(fields)
+    _input(fields, conversation, tools)
     link_tool_results(conversation.turns)
-    conversation.tools = [_tool(tool) for tool in fields.objects("tools")]
     conversation.tool_choice = _tool_choice(fields)
     conversation.parallel_tools = fields.boolean("parallel_tool_calls")
     conversation.max_output_tokens = fields.integer("max_output_tokens")
@@ -76,7 +86,7 @@ def read_request(body: bytes) -> Conversation:
     return conversation
 
 
-def _input(fields: Fields, conversation: Conversation) -> None:
+def _input(fields: Fields, conversation: Conversation, tools: DeclaredTools) -> None:
     if isinstance(fields.raw("input"), str):
         add_parts(conversation.turns, Role.USER, [Text(fields.text("input"))])
         return
@@ -84,17 +94,18 @@ def _input(fields: Fields, conversation: Conversation) -> None:
         kind = item.text("type", "message")
         if kind == "message":
             _message(item, conversation)
-        elif kind == "function_call":
-            call = ToolCall(
-                item.needed_text("call_id"),
-                item.needed_text("name"),
-                item.text("arguments") or "{}",
-                item_id=item.text("id"),
-            )
-            add_parts(conversation.turns, Role.ASSISTANT, [call])
-        elif kind == "function_call_output":
+        elif kind in _CALLS:
+            add_parts(conversation.turns, Role.ASSISTANT, [read_call(item, kind)])
+        elif kind in _RESULTS:
             result = ToolResult(item.needed_text("call_id"), _output(item), name=item.text("name"))
             add_parts(conversation.turns, Role.USER, [result])
+        elif kind == "tool_search_output":
+            result = ToolResult(item.needed_text("call_id"), [tools.read_found(item)])
+            add_parts(conversation.turns, Role.USER, [result])
+        elif kind in _TOLD_BESIDE:
+            # What OpenAI's own tool found is in what its model said next.
+            conversation.dropped.append(f"input.{kind}")
+            continue
         elif kind == "reasoning":
             _reasoning(item, conversation)
         else:
@@ -106,7 +117,8 @@ def _input(fields: Fields, conversation: Conversation) -> None:
 
 def _message(item: Fields, conversation: Conversation) -> None:
     role = item.needed_text("role")
-    item.raw("phase")  # OpenAI's own mark on what its model said
+    for key in ("phase", "end_turn"):
+        item.raw(key)  # OpenAI's own marks on what its model said
     parts = _content(item)
     if role in ("system", "developer"):
         if conversation.turns:
@@ -173,25 +185,21 @@ def _reasoning(item: Fields, conversation: Conversation) -> None:
             part.raw("type")
             texts.append(part.text("text"))
             part.done()
-    thinking = thinking_of("\n\n".join(texts), item.text("encrypted_content"), item.text("id"))
+    signature = item.text("encrypted_content")
+    thinking = returned_thinking("\n\n".join(texts), signature, Vendor.OPENAI)
+    if thinking.vendor is Vendor.OPENAI:
+        thinking.item_id = item.text("id")
     add_parts(conversation.turns, Role.ASSISTANT, [thinking])
-
-
-def _tool(tool: Fields) -> Tool:
-    if tool.needed_text("type") != "function":
-        raise tool.untranslatable("type", "only function tools are carried")
-    made = declared_tool(tool)
-    tool.done()
-    return made
 
 
 def _tool_choice(fields: Fields) -> ToolChoice | None:
     choice = chosen(fields)
     if choice is None or isinstance(choice, ToolChoice):
         return choice
-    if choice.text("type") != "function":
+    if choice.text("type") not in (FUNCTION, CUSTOM):
         raise UntranslatableError("tool_choice", "only the choice of one function is carried")
-    made = ToolChoice("named", choice.needed_text("name"))
+    name = function_name(choice.needed_text("name"), choice.text("namespace"))
+    made = ToolChoice("named", name)
     choice.done()
     return made
 
@@ -201,6 +209,8 @@ def _thinking(reasoning: Fields | None, conversation: Conversation) -> None:
         return
     effort = reasoning.text("effort")
     show = reasoning.text("summary") or reasoning.text("generate_summary")
+    if reasoning.raw("context") is not None:
+        conversation.dropped.append("reasoning.context")
     reasoning.done()
     if effort:
         mode = "off" if effort == "none" else "effort"

@@ -16,13 +16,23 @@ from extproc.dialects.answer import (
     PartStarted,
     Ping,
     ProviderError,
+    Shown,
     Signature,
     Started,
     Stop,
     Stopped,
 )
 from extproc.dialects.codec import Context
-from extproc.dialects.conversation import Json, Part, Refused, Text, Thinking, ToolCall, Vendor
+from extproc.dialects.conversation import (
+    Json,
+    Media,
+    Part,
+    Refused,
+    Text,
+    Thinking,
+    ToolCall,
+    Vendor,
+)
 from extproc.dialects.openai_responses.answers import (
     answer_of,
     failed_error,
@@ -30,8 +40,9 @@ from extproc.dialects.openai_responses.answers import (
     written_head,
     written_id,
     written_item,
+    written_logprobs,
 )
-from extproc.dialects.openai_responses.items import thinking_of
+from extproc.dialects.openai_responses.free_text import FreeText
 from extproc.dialects.reading_streams import (
     BROKEN_STATUS,
     PartSequence,
@@ -39,10 +50,13 @@ from extproc.dialects.reading_streams import (
     ended_early,
 )
 from extproc.dialects.sse import sse_event
+from extproc.dialects.thinking import returned_thinking
+from extproc.dialects.unsayable import unshown
 from extproc.values.usage import TokenUsage
 
 _PING = b": ping\n\n"
 """A comment: OpenAI has no ping, and every client skips comments."""
+_FREE_TEXT = "response.custom_tool_call_input.delta"
 _SUMMARY_GOES_ON = "response.reasoning_summary_part.added"
 _ENDS = ("response.completed", "response.incomplete")
 _DELTAS = {
@@ -102,7 +116,7 @@ class ResponseStreamReader(SseStreamReader):
     def _item_done(self, item: Json, events: list[Event]) -> None:
         encrypted = item.get("encrypted_content") if item["type"] == "reasoning" else None
         if encrypted:
-            thinking = thinking_of("", encrypted, str(item.get("id") or ""))
+            thinking = returned_thinking("", encrypted, Vendor.OPENAI)
             self._parts.go_on(PartKind.THINKING, events)
             events.append(Signature(self._parts.number, thinking.signature))
         self._parts.close(events)
@@ -127,7 +141,9 @@ class ResponseStreamWriter:
         self._id = ""
         self._output: list[Json] = []
         self._part: Part = Text("")
-        self._item_id = ""
+        self._logprobs: list[Json] = []
+        self._item_id = self._kind = ""
+        self._free_text = FreeText()
         self._stopped = Stopped(Stop.END)
 
     def write(self, events: Sequence[Event]) -> bytes:
@@ -156,10 +172,14 @@ class ResponseStreamWriter:
             return b""
         if isinstance(event, Ended):
             return self._end(event.usage or self._stopped.usage)
+        if isinstance(event, Shown):
+            return self._shown(event.part, event.media)
         if isinstance(event, Ping):
             return _PING
         assert isinstance(event, Failed)
-        response = {**self._head, "status": "failed", "error": failed_error(event.error)}
+        # The provider may fail before it has begun.
+        head = self._head or written_head(written_id("", self._context), "", 0, self._context)
+        response = {**head, "status": "failed", "error": failed_error(event.error)}
         return self._written("response.failed", {"response": response})
 
     def _start(self, event: PartStarted) -> bytes:
@@ -171,7 +191,8 @@ class ResponseStreamWriter:
         else:
             self._part = Refused("") if event.kind is PartKind.REFUSED else Text("")
         item = self._item()
-        self._item_id = item["id"]
+        self._kind, self._item_id = item["type"], item["id"]
+        self._free_text = FreeText()
         item["status"] = "in_progress"
         if item["type"] == "message":
             (content,) = item["content"]
@@ -185,34 +206,48 @@ class ResponseStreamWriter:
             added += self._summary("response.reasoning_summary_part.added", {"part": part})
         return added
 
+    def _shown(self, number: int, media: Media) -> bytes:
+        """An image, as OpenAI's own tool for images gives it."""
+        if media.kind != "image":
+            delta = Delta(number, unshown(media))
+            return self.write((PartStarted(number, PartKind.TEXT), delta, PartEnded(number)))
+        self._part = media
+        item = self._item()
+        self._item_id = item["id"]
+        told = self._added({**item, "status": "in_progress", "result": None})
+        told += self._inside("response.image_generation_call.completed", None, {})
+        return told + self._end_part()
+
     def _delta(self, event: Delta) -> bytes:
         part = self._part
         if isinstance(part, ToolCall):
             part.arguments += event.text
-            return self._inside(
-                "response.function_call_arguments.delta", None, {"delta": event.text}
-            )
+            return self._call_delta(event.text)
         assert isinstance(part, Text | Refused | Thinking)
         part.text += event.text
+        logprobs = written_logprobs(event.logprobs)
+        self._logprobs += logprobs
         if isinstance(part, Thinking):
             return self._summary("response.reasoning_summary_text.delta", {"delta": event.text})
         if isinstance(part, Refused):
             return self._inside("response.refusal.delta", 0, {"delta": event.text})
-        fields = {"delta": event.text, "logprobs": list(event.logprobs)}
+        fields = {"delta": event.text, "logprobs": logprobs}
         return self._inside("response.output_text.delta", 0, fields)
 
     def _end_part(self) -> bytes:
         item, part = self._item(), self._part
+        logprobs, self._logprobs = self._logprobs, []
+        if isinstance(part, Text):
+            item["content"][0]["logprobs"] = logprobs
         told = b""
         if isinstance(part, ToolCall):
-            done = {"arguments": part.arguments}
-            told = self._inside("response.function_call_arguments.done", None, done)
+            told = self._call_done(item)
         elif isinstance(part, Thinking) and not part.redacted:
             told = self._summary("response.reasoning_summary_text.done", {"text": part.text})
             summary = {"type": "summary_text", "text": part.text}
             told += self._summary("response.reasoning_summary_part.done", {"part": summary})
         elif isinstance(part, Text):
-            fields = {"text": part.text, "logprobs": []}
+            fields = {"text": part.text, "logprobs": logprobs}
             told = self._inside("response.output_text.done", 0, fields)
         elif isinstance(part, Refused):
             told = self._inside("response.refusal.done", 0, {"refusal": part.text})
@@ -224,13 +259,34 @@ class ResponseStreamWriter:
         self._output.append(item)
         return told
 
+    def _call_delta(self, arguments: str) -> bytes:
+        if self._kind == "function_call":
+            kind, delta = "response.function_call_arguments.delta", arguments
+        elif self._kind == "custom_tool_call":
+            kind, delta = _FREE_TEXT, self._free_text.feed(arguments)
+        else:
+            return b""
+        return self._inside(kind, None, {"delta": delta}) if delta else b""
+
+    def _call_done(self, item: Json) -> bytes:
+        if self._kind == "function_call":
+            done = {"arguments": item["arguments"]}
+            return self._inside("response.function_call_arguments.done", None, done)
+        if self._kind != "custom_tool_call":
+            return b""
+        rest = self._free_text.rest(item["input"])
+        told = self._inside(_FREE_TEXT, None, {"delta": rest}) if rest else b""
+        done = {"input": item["input"]}
+        return told + self._inside("response.custom_tool_call_input.done", None, done)
+
     def _end(self, usage: TokenUsage | None) -> bytes:
         end = written_end(self._stopped.stop, self._output, usage)
         kind = f"response.{end['status']}"
         return self._written(kind, {"response": {**self._head, **end}})
 
     def _item(self) -> Json:
-        item = written_item(self._part, self._id, len(self._output))
+        known_as = self._context.known_as
+        item = written_item(self._part, self._id, len(self._output), known_as)
         assert item is not None
         return item
 

@@ -6,6 +6,7 @@ import orjson
 
 from extproc.dialects.codec import TargetFacts, WrittenRequest
 from extproc.dialects.conversation import (
+    JSON_ONLY,
     AnswerFormat,
     Conversation,
     Json,
@@ -23,10 +24,21 @@ from extproc.dialects.conversation import (
     UntranslatableError,
     Vendor,
 )
-from extproc.dialects.openai_chat.writing import REASONING_MODEL, data_url
-from extproc.dialects.thinking import effort_of
+from extproc.dialects.end_user import OPENAI_CHARACTERS, end_user_id
+from extproc.dialects.openai_chat.writing import data_url, says_json
+from extproc.dialects.openai_models import (
+    check_tool_name,
+    effort_at,
+    generation_of,
+    sampling_at,
+    strict_at,
+)
 from extproc.dialects.unsayable import refuse_extra
+from extproc.wire.call_ids import fitting_call_id
 
+MAX_ID_CHARACTERS = 64
+MIN_OUTPUT_TOKENS = 16
+"""The least maximum that OpenAI takes in this API."""
 _UNSAYABLE = ("top_k", "seed", "presence_penalty", "frequency_penalty")
 
 
@@ -38,30 +50,57 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
     document: Json = {"model": facts.model, "store": False, "input": _input(conversation)}
     if conversation.system:
         document["instructions"] = "\n\n".join(text.text for text in conversation.system)
-    _tools(document, conversation)
+    dropped += _tools(document, conversation)
+    effort = _reasoning(document, conversation, facts, dropped)
+    sampling, told = sampling_at(conversation, generation_of(facts.model), effort)
+    dropped += told
+    user_id = end_user_id(conversation.end_user, OPENAI_CHARACTERS)
     values = {
-        "max_output_tokens": conversation.max_output_tokens,
-        "temperature": conversation.temperature,
-        "top_p": conversation.top_p,
+        "max_output_tokens": _maximum(conversation),
+        **sampling,
         "top_logprobs": conversation.top_logprobs,
         "stream": conversation.stream or None,
-        "safety_identifier": conversation.end_user or None,
+        "safety_identifier": user_id or None,
     }
     document.update({key: value for key, value in values.items() if value is not None})
-    wish = conversation.thinking
-    if REASONING_MODEL.match(facts.model) is not None:
-        # Nothing is stored, so thoughts must come along to be given back.
-        document["include"] = ["reasoning.encrypted_content"]
-        if wish is not None:
-            document["reasoning"] = {"effort": effort_of(wish)}
-            if wish.mode != "off":
-                document["reasoning"]["summary"] = "auto"
-    elif wish is not None and wish.mode != "off":
-        dropped.append("thinking")
-    if conversation.answer_format is not None:
-        document["text"] = {"format": _format(conversation.answer_format)}
+    wanted = conversation.answer_format
+    if wanted is not None and wanted.schema is None and not says_json(document["input"]):
+        asked = {"type": "message", "role": "developer", "content": JSON_ONLY}
+        document["input"] = [asked, *document["input"]]
+    if wanted is not None:
+        written, told = _format(wanted)
+        document["text"] = {"format": written}
+        dropped += told
     path = f"{facts.base_path}/responses"
     return WrittenRequest(path, orjson.dumps(document), dropped=tuple(dropped))
+
+
+def _maximum(conversation: Conversation) -> int | None:
+    """A larger maximum than the caller's would cost more than it is to."""
+    maximum = conversation.max_output_tokens
+    if maximum is not None and maximum < MIN_OUTPUT_TOKENS:
+        raise UntranslatableError("max_tokens", f"OpenAI takes none below {MIN_OUTPUT_TOKENS} here")
+    return maximum
+
+
+def _reasoning(
+    document: Json, conversation: Conversation, facts: TargetFacts, dropped: list[str]
+) -> str:
+    """Asks the model to think, and says with which effort."""
+    generation, wish = generation_of(facts.model), conversation.thinking
+    if generation is None:
+        if wish is not None and wish.mode != "off":
+            dropped.append("thinking")
+        return ""
+    # Nothing is stored, so thoughts must come along to be given back.
+    document["include"] = ["reasoning.encrypted_content"]
+    effort, told = effort_at(generation, wish, chat_tools=False)
+    dropped += told
+    if effort:
+        document["reasoning"] = {"effort": effort}
+        if wish is not None and wish.mode != "off":
+            document["reasoning"]["summary"] = "auto"
+    return effort
 
 
 def _refuse_the_unsayable(conversation: Conversation, dropped: list[str]) -> None:
@@ -97,7 +136,8 @@ def _turn(turn: Turn, where: str) -> list[Json]:
             items.append(item)
         elif isinstance(part, Text | Refused) and turn.role is Role.ASSISTANT:
             # As plain text: what OpenAI's own messages hold beside it, others do not have.
-            items.append({"type": "message", "role": "assistant", "content": part.text})
+            if part.text:
+                items.append({"type": "message", "role": "assistant", "content": part.text})
         elif not isinstance(part, Thinking):
             content = _content(part, where)
             last = items[-1] if items else {}
@@ -105,25 +145,31 @@ def _turn(turn: Turn, where: str) -> list[Json]:
                 last["content"].append(content)
             else:
                 items.append({"type": "message", "role": "user", "content": [content]})
+    while items and items[-1]["type"] == "reasoning":
+        items.pop()  # OpenAI takes none without what was said or called after it
     return items
 
 
 def _item(part: Part, where: str) -> Json | None:
     if isinstance(part, ToolCall):
-        call = {"call_id": part.call_id, "name": part.name, "arguments": part.arguments}
+        call = {"call_id": _id(part.call_id), "name": part.name, "arguments": part.arguments}
         return {"type": "function_call", **call}
     if isinstance(part, ToolResult):
         output = [_content(inner, where) for inner in part.parts]
         if part.is_error:
             output.insert(0, {"type": "input_text", "text": "The tool failed:"})
         only_text = len(output) == 1 and output[0]["type"] == "input_text"
-        told = output[0]["text"] if only_text else output
-        return {"type": "function_call_output", "call_id": part.call_id, "output": told}
+        told = output[0]["text"] if only_text else output or ""
+        return {"type": "function_call_output", "call_id": _id(part.call_id), "output": told}
     if isinstance(part, Thinking) and part.vendor is Vendor.OPENAI and part.signature:
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         item = {"type": "reasoning", "summary": summary, "encrypted_content": part.signature}
         return {**item, "id": part.item_id} if part.item_id else item
     return None
+
+
+def _id(call_id: str) -> str:
+    return fitting_call_id(call_id, MAX_ID_CHARACTERS)
 
 
 def _content(part: Part, where: str) -> Json:
@@ -147,23 +193,27 @@ def _content(part: Part, where: str) -> Json:
     return {"type": "input_file", "filename": name, "file_data": data_url(part)}
 
 
-def _tools(document: Json, conversation: Conversation) -> None:
+def _tools(document: Json, conversation: Conversation) -> list[str]:
+    dropped: list[str] = []
     if not conversation.tools:
-        return
-    document["tools"] = [_tool(tool) for tool in conversation.tools]
+        return dropped
+    document["tools"] = [_tool(tool, dropped) for tool in conversation.tools]
     if conversation.tool_choice is not None:
         document["tool_choice"] = _choice(conversation.tool_choice)
     if conversation.parallel_tools is not None:
         document["parallel_tool_calls"] = conversation.parallel_tools
+    return dropped
 
 
-def _tool(tool: Tool) -> Json:
+def _tool(tool: Tool, dropped: list[str]) -> Json:
+    strict, told = strict_at(bool(tool.strict), tool.schema, f"tools.{tool.name}")
+    dropped += told
     # Left out, ``strict`` means true here and changes the schema; elsewhere it means false.
     written: Json = {
         "type": "function",
-        "name": tool.name,
+        "name": check_tool_name(tool.name),
         "parameters": tool.schema,
-        "strict": bool(tool.strict),
+        "strict": strict,
     }
     if tool.description:
         written["description"] = tool.description
@@ -176,9 +226,10 @@ def _choice(choice: ToolChoice) -> str | Json:
     return choice.mode
 
 
-def _format(wanted: AnswerFormat) -> Json:
+def _format(wanted: AnswerFormat) -> tuple[Json, list[str]]:
     if wanted.schema is None:
-        return {"type": "json_object"}
+        return {"type": "json_object"}, []
+    dropped: list[str] = []
     written: Json = {
         "type": "json_schema",
         "name": wanted.name or "answer",
@@ -187,5 +238,5 @@ def _format(wanted: AnswerFormat) -> Json:
     if wanted.description:
         written["description"] = wanted.description
     if wanted.strict is not None:
-        written["strict"] = wanted.strict
-    return written
+        written["strict"], dropped = strict_at(wanted.strict, wanted.schema, "response_format")
+    return written, dropped

@@ -185,6 +185,18 @@ RULES: dict[str, tuple[Change, str]] = {
         lambda b: b.update(output_config={"format": {"type": "json_schema", "schema": SCHEMA}}),
         "output_config.format.schema: For 'object' type",
     ),
+    "bound_in_the_schema_of_the_answer": (
+        lambda b: b.update(
+            output_config={
+                "format": {"type": "json_schema", "schema": {"type": "integer", "minimum": 1}}
+            }
+        ),
+        "For 'integer' type, property 'minimum' is not supported",
+    ),
+    "adaptive_thinking_of_an_older_model": (
+        lambda b: b.update(thinking={"type": "adaptive"}),
+        "adaptive thinking is not supported on this model",
+    ),
     "image_type": (
         lambda b: block(b, 0, 0)["source"].update(media_type="image/tiff"),
         "media_type: Input should be 'image/jpeg'",

@@ -126,8 +126,24 @@ RULES: dict[str, tuple[Change, str]] = {
     ),
     "two_documents_of_one_name": (
         lambda b: b["messages"][0]["content"].append(PDF),
-        "Duplicate document names",
+        "can't contain duplicate document names",
     ),
+    "a_document_of_the_same_name_in_a_later_result": (
+        lambda b: block(b, 2, 0)["toolResult"]["content"].append(
+            {"document": {**PDF["document"], "name": "A (1)"}}
+        ),
+        "can't contain duplicate document names",
+    ),
+    "blank_text_in_a_result": (
+        lambda b: block(b, 2, 0)["toolResult"]["content"][0].update(text=""),
+        "text content blocks must be non-empty",
+    ),
+    "open_schema_of_the_answer": (lambda b: b.update(answer_in('{"type": "object"}')), "false"),
+    "bounded_schema_of_the_answer": (
+        lambda b: b.update(answer_in('{"type": "integer", "minimum": 1}')),
+        "'minimum' is not supported",
+    ),
+    "open_schema_of_a_strict_tool": (lambda b: tool(b).update(strict=True), "must be false"),
     "document_without_text": (
         lambda b: b["messages"][0]["content"].pop(0),
         "must include a text content block",
@@ -178,6 +194,11 @@ RULES: dict[str, tuple[Change, str]] = {
         "The model returned the following errors: frob: Extra inputs are not permitted",
     ),
 }
+
+
+def answer_in(schema: str) -> Json:
+    structure = {"jsonSchema": {"name": "a", "schema": schema}}
+    return {"outputConfig": {"textFormat": {"type": "json_schema", "structure": structure}}}
 
 
 def tool(body: Json) -> Json:

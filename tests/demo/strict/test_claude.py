@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 
 from extproc.demo.answer import BadRequestError
-from extproc.demo.strict.claude import Sampling, check_first_block, check_sampling, check_thinking
+from extproc.demo.strict.claude import (
+    Sampling,
+    check_first_block,
+    check_model,
+    check_sampling,
+    check_thinking,
+)
 
 ENABLED = {"type": "enabled", "budget_tokens": 2_000}
 
@@ -48,3 +54,41 @@ def test_an_unfinished_tool_loop_begins_with_its_thought() -> None:
     check_first_block(None, 1, "tool_use")
     with pytest.raises(BadRequestError, match="must start with a thinking block"):
         check_first_block(ENABLED, 1, "tool_use")
+
+
+def test_a_snapshot_of_the_first_opus_4_takes_both() -> None:
+    check_sampling("claude-opus-4-20250514", Sampling(10, temperature=0.5, top_p=0.5))
+
+
+@pytest.mark.parametrize(
+    ("model", "thinking", "sampling", "words"),
+    [
+        ("claude-haiku-4-5-20251001", {"type": "adaptive"}, Sampling(10), "adaptive thinking"),
+        ("claude-sonnet-4-20250514", {"type": "adaptive"}, Sampling(10), "adaptive thinking"),
+        ("us.anthropic.claude-opus-4-7", ENABLED, Sampling(4_000), "thinking.type.enabled"),
+        ("claude-sonnet-5", ENABLED, Sampling(4_000), "thinking.type.enabled"),
+        ("claude-fable-5", {"type": "disabled"}, Sampling(10), "thinking.type.disabled"),
+        ("claude-opus-4-8", None, Sampling(10, temperature=0.5), "`temperature` is deprecated"),
+        ("claude-sonnet-5", None, Sampling(10, top_k=5), "`top_k` is deprecated"),
+    ],
+)
+def test_each_generation_thinks_and_samples_its_own_way(
+    model: str, thinking: Any, sampling: Sampling, words: str
+) -> None:
+    with pytest.raises(BadRequestError, match=words):
+        check_model(model, thinking, sampling)
+
+
+@pytest.mark.parametrize(
+    ("model", "thinking", "sampling"),
+    [
+        ("claude-opus-4-6", {"type": "adaptive"}, Sampling(10)),
+        ("claude-opus-4-6", ENABLED, Sampling(4_000, temperature=1)),
+        ("claude-opus-4-7", {"type": "adaptive"}, Sampling(10, temperature=1)),
+        ("claude-sonnet-5", {"type": "disabled"}, Sampling(10)),
+        ("claude-haiku-4-5", ENABLED, Sampling(4_000)),
+        ("gpt-4o", ENABLED, Sampling(4_000, temperature=0.5)),
+    ],
+)
+def test_and_takes_what_is_its_own(model: str, thinking: Any, sampling: Sampling) -> None:
+    check_model(model, thinking, sampling)

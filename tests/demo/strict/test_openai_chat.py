@@ -45,6 +45,7 @@ def wanted(**schema: Any) -> Change:
     return lambda b: b.update(response_format={"type": "json_schema", "json_schema": inner})
 
 
+ONLY_TEXT: Json = {"temperature": 1, "messages": MESSAGES}
 RULES: dict[str, tuple[Change, str, str]] = {
     "unknown_field": (
         lambda b: b.update(top_k=1),
@@ -172,6 +173,30 @@ RULES: dict[str, tuple[Change, str, str]] = {
         lambda b: b["messages"][1]["content"][1]["image_url"].update(url="here.png"),
         "messages[1].content[1].image_url.url",
         "invalid_value",
+    ),
+    "long_user": (
+        lambda b: b.update(user="u" * 65),
+        "Expected a string with maximum length 64",
+        "string_above_max_length",
+    ),
+    "effort_of_an_older_model": (
+        lambda b: (
+            b.pop("max_tokens") and b.update(ONLY_TEXT, model="gpt-5.1", reasoning_effort="minimal")
+        ),
+        "'reasoning_effort' does not support 'minimal' with this model.",
+        "unsupported_value",
+    ),
+    "tools_of_a_model_that_thinks_elsewhere": (
+        lambda b: (
+            b.pop("max_tokens") and b.update(ONLY_TEXT, model="gpt-5.4", reasoning_effort="low")
+        ),
+        "Function tools with reasoning_effort are not supported for gpt-5.4",
+        "",
+    ),
+    "tools_of_a_model_that_thinks_unasked": (
+        lambda b: b.pop("max_tokens") and b.update(ONLY_TEXT, model="gpt-5.6"),
+        "set reasoning_effort to 'none'",
+        "",
     ),
     "temperature_above_2": (
         lambda b: b.update(temperature=3),

@@ -109,6 +109,11 @@ RULES: dict[str, tuple[Change, str, str]] = {
         "'temperature' is not supported",
         "unsupported_parameter",
     ),
+    "effort_of_another_model": (
+        lambda b: b.update(reasoning={"effort": "none"}),
+        "'reasoning.effort' does not support 'none' with this model.",
+        "unsupported_value",
+    ),
     "small_maximum": (
         lambda b: b.update(max_output_tokens=15),
         "Invalid 'max_output_tokens': below minimum value. Expected a value >= 16.",

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from extproc.demo.strict.schemas import open_object
+from extproc.demo.strict.schemas import bounded, open_object
 
 CLOSED = {
     "type": "object",
@@ -34,3 +34,16 @@ def test_every_property_must_be_required_where_asked() -> None:
     loose = {**CLOSED, "required": []}
     assert open_object(loose, all_required=True) == ((), "a")
     assert open_object(loose, all_required=False) is None
+
+
+def test_bounds_are_found_wherever_they_are() -> None:
+    assert bounded(CLOSED) is None
+    assert bounded({"type": "array", "items": {}, "minItems": 1}) is None
+    assert bounded({"type": "array", "items": {}, "minItems": 2}) == ("array", "minItems")
+    number = {"type": "number", "multipleOf": 2}
+    for schema in (
+        {**CLOSED, "properties": {"a": number}},
+        {"type": "array", "items": {"anyOf": [CLOSED, number]}},
+        {**CLOSED, "$defs": {"x": number}},
+    ):
+        assert bounded(schema) == ("number", "multipleOf")

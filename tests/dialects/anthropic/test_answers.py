@@ -20,9 +20,10 @@ from extproc.dialects.anthropic.answers import (
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Refused, Text, Thinking, ToolCall, Vendor
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import FOREIGN
 from extproc.wire.errors import WireError
 
-CONTEXT = Context("r1", 1_700_000_000, "asked")
+CONTEXT = Context("r1", 1_700_000_000, "asked", vendor=Vendor.ANTHROPIC)
 USAGE = TokenUsage(35, 7, 20, 5, 0, 2)
 
 
@@ -74,10 +75,22 @@ def test_every_reason_to_stop_has_anthropics_word(stop: Stop) -> None:
     assert read_answer(write_answer(answer, CONTEXT), CONTEXT).stop is stop
 
 
-def test_foreign_thinking_is_shown_without_a_signature() -> None:
-    answer = Answer("a", "m", [Thinking("hm", "enc", Vendor.OPENAI)], Stop.END, None)
-    written = Message.model_validate_json(write_answer(answer, CONTEXT))
-    assert written.content[0].signature == ""
+@pytest.mark.parametrize(
+    "thinking",
+    [
+        Thinking("hm", "enc", Vendor.OPENAI),
+        Thinking("hm", "", Vendor.GOOGLE),
+        Thinking("hm", "", Vendor.ANTHROPIC),
+        Thinking("", "r", Vendor.OTHER, redacted=True),
+    ],
+)
+def test_what_is_not_claudes_is_marked(thinking: Thinking) -> None:
+    """So that it is known when it comes back: Claude refuses it."""
+    answer = Answer("a", "m", [thinking, ToolCall("t", "f", "{}")], Stop.END, None)
+    context = CONTEXT._replace(vendor=Vendor.OTHER)
+    thought, call = json.loads(write_answer(answer, context))["content"]
+    assert (thought.get("signature") or thought["data"]).startswith(FOREIGN)
+    assert call["id"] == f"t{FOREIGN}"
 
 
 def test_a_refusal_in_words_is_text_and_arguments_that_are_no_json_are_not_lost() -> None:

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from extproc.dialects.answer import Answer, PartEnded, PartKind, PartStarted, Stop
+from extproc.dialects.anthropic.answers import write_answer
 from extproc.dialects.anthropic.reading import read_request
+from extproc.dialects.anthropic.streams import MessageStreamWriter
+from extproc.dialects.codec import Context
 from extproc.dialects.conversation import (
     AnswerFormat,
     CacheMark,
@@ -99,7 +103,7 @@ def test_a_turn_of_an_agent_with_thinking_tools_and_images_in_a_result() -> None
     ]
 
 
-def test_thinking_that_another_vendor_wrote_is_known_by_its_missing_signature() -> None:
+def test_thinking_without_a_signature_is_nobodys() -> None:
     block = {"type": "thinking", "thinking": "hm", "signature": ""}
     assert turns({"role": "assistant", "content": [block]})[0].parts == [Thinking("hm")]
 
@@ -135,8 +139,69 @@ def test_tools_and_choice() -> None:
     ]
     assert conversation.tool_choice == ToolChoice("named", "f")
     assert conversation.parallel_tools is False
-    assert conversation.dropped == ["tools[1].defer_loading"]
+    assert conversation.dropped == ["tools.defer_loading"]
     assert read(tool_choice={"type": "any"}).tool_choice == ToolChoice("required")
+
+
+def test_hosted_tools_beside_the_callers_own_are_left_out_and_it_is_told() -> None:
+    hosted = {"type": "web_search_20250305", "name": "web_search", "max_uses": 8}
+    own = {"name": "f", "input_schema": {"type": "object"}}
+    conversation = read(tools=[hosted, own])
+    assert [tool.name for tool in conversation.tools] == ["f"]
+    assert conversation.dropped == ["tools.web_search"]
+    with pytest.raises(UntranslatableError) as caught:
+        read(tools=[own, hosted], tool_choice={"type": "tool", "name": "web_search"})
+    assert caught.value.param == "tools[1].type"
+
+
+def test_what_the_operator_says_in_the_middle_is_a_reminder_in_the_users_turn() -> None:
+    conversation = read(
+        messages=[
+            {"role": "user", "content": "do"},
+            {"role": "system", "content": "be quick"},
+            {"role": "system", "content": [{"type": "text", "text": "x", "cache_control": MARK}]},
+        ]
+    )
+    (turn,) = conversation.turns
+    assert turn.parts == [
+        Text("do"),
+        Text("<system-reminder>\nbe quick\n</system-reminder>"),
+        Text("<system-reminder>\nx\n</system-reminder>", CacheMark("1h")),
+    ]
+    assert conversation.dropped == ["messages.role", "messages.role"]
+    image = {"type": "image", "source": {"type": "url", "url": "https://x/y.png"}}
+    with pytest.raises(UntranslatableError):
+        read(messages=[{"role": "system", "content": [image]}])
+    with pytest.raises(UntranslatableError):
+        read(messages=[{"role": "tool", "content": "x"}])
+
+
+def test_a_tools_long_name_is_short_elsewhere_and_long_again_for_the_caller() -> None:
+    """Agents name a plugin, a server and a tool in one; OpenAI, Google and Bedrock take 64."""
+    long = "mcp__" + "n" * 90
+    call = {"type": "tool_use", "id": "t1", "name": long, "input": {}}
+    conversation = read(
+        tools=[{"name": long, "input_schema": {"type": "object"}}],
+        tool_choice={"type": "tool", "name": long},
+        messages=[{"role": "user", "content": "x"}, {"role": "assistant", "content": [call]}],
+    )
+    (short,) = conversation.known_as
+    assert len(short) == 64
+    assert conversation.tools[0].name == short
+    assert conversation.tool_choice == ToolChoice("named", short)
+    assert conversation.turns[1].parts == [ToolCall("t1", short, "{}")]
+    context = Context("r", 0, "m", known_as=conversation.known_as)
+    answer = Answer("a", "m", [ToolCall("t1", short, "{}")], Stop.TOOL_CALLS, None)
+    assert json.loads(write_answer(answer, context))["content"][0]["name"] == long
+    events = [PartStarted(0, PartKind.TOOL_CALL, "t1", short), PartEnded(0)]
+    assert long.encode() in MessageStreamWriter(context).write(events)
+
+
+def test_tools_that_the_callers_search_found_are_named_in_its_result() -> None:
+    found = {"type": "tool_reference", "tool_name": "mcp__x__list"}
+    results = [{"type": "tool_result", "tool_use_id": "t1", "content": [found]}]
+    (turn,) = turns({"role": "user", "content": results})
+    assert turn.parts == [ToolResult("t1", [Text("The tool mcp__x__list can be called now.")])]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from extproc.dialects.anthropic.streams import MessageStreamReader, MessageStrea
 from extproc.dialects.codec import Context, StreamError
 from extproc.dialects.conversation import Vendor
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import FOREIGN
 
 CONTEXT = Context("r1", 1_700_000_000, "asked", vendor=Vendor.ANTHROPIC)
 CHECK: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
@@ -197,6 +198,21 @@ def test_a_broken_stream_is_told_as_an_error_and_never_as_stopped() -> None:
     assert documents[-1]["error"] == {"type": "overloaded_error", "message": "broken"}
 
 
-def test_a_foreign_signature_is_not_shown_as_anthropics() -> None:
+@pytest.mark.parametrize("signature", ["s", ""])
+def test_what_is_not_claudes_is_marked(signature: str) -> None:
+    """A thought that nobody signed too: every block of them ends with a signature."""
+    events: list[Event] = [PartStarted(0, PartKind.THINKING), Delta(0, "hm")]
+    if signature:
+        events.append(Signature(0, signature))
+    events += [PartEnded(0), PartStarted(1, PartKind.TOOL_CALL, "t", "f"), PartEnded(1)]
     writer = MessageStreamWriter(CONTEXT._replace(vendor=Vendor.GOOGLE))
-    assert writer.write([Signature(0, "s")]) == b""
+    _, _, signed, stop, call, _ = writer.write(events).split(b"\n\n")[:-1]
+    assert f'"signature":"{FOREIGN}google.{signature}"'.encode() in signed
+    assert b"content_block_stop" in stop
+    assert f'"id":"t{FOREIGN}"'.encode() in call
+
+
+def test_F54_an_end_that_does_not_say_the_output_is_no_report() -> None:
+    """What the start said of it was a beginning."""
+    events = read(start(), event("message_delta", delta={"stop_reason": "end_turn"}, usage={}))
+    assert events[-1] == Ended(None)

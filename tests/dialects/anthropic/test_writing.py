@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from anthropic.types import message_create_params
+from dialect_conversations import changed_parts, conversations, plain_json
 from dialect_turns import assistant, user
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from extproc.demo.strict.anthropic_messages import check
 from extproc.dialects.anthropic.reading import read_request
 from extproc.dialects.anthropic.writing import write_request
 from extproc.dialects.codec import TargetFacts
@@ -18,6 +25,9 @@ from extproc.dialects.conversation import (
     CacheMark,
     Conversation,
     Media,
+    Part,
+    Refused,
+    Role,
     Text,
     Thinking,
     ThinkingWish,
@@ -29,6 +39,8 @@ from extproc.dialects.conversation import (
     UntranslatableError,
     Vendor,
 )
+from extproc.dialects.end_user import end_user_id
+from extproc.wire.call_ids import fitting_call_id
 
 FACTS = TargetFacts("claude-haiku-4-5", Vendor.ANTHROPIC, headers=(("anthropic-beta", "b"),))
 CHECK = TypeAdapter(message_create_params.MessageCreateParamsNonStreaming)
@@ -109,7 +121,7 @@ def test_signed_thinking_goes_back_to_its_vendor_and_no_other_does() -> None:
         (ThinkingWish("budget", 2_000), {"type": "enabled", "budget_tokens": 2_000}),
         (ThinkingWish("effort", effort="low"), {"type": "enabled", "budget_tokens": 2_048}),
         (ThinkingWish("effort", effort="high"), {"type": "enabled", "budget_tokens": 4_000}),
-        (ThinkingWish("adaptive"), {"type": "adaptive"}),
+        (ThinkingWish("adaptive"), {"type": "enabled", "budget_tokens": 4_000}),
         (ThinkingWish("off"), None),
         (ThinkingWish("effort", effort="none"), None),
     ],
@@ -178,8 +190,8 @@ def test_what_anthropic_cannot_be_told_is_refused_by_name(
 
 @pytest.mark.parametrize("arguments", ["{", "[1]", '"x"'])
 def test_arguments_that_are_no_object_are_refused_not_lost(arguments: str) -> None:
-    with pytest.raises(UntranslatableError, match=r"messages\[0\]"):
-        written(assistant(ToolCall("t", "f", arguments)))
+    with pytest.raises(UntranslatableError, match=r"messages\[1\]"):
+        written(user(Text("x")), assistant(ToolCall("t", "f", arguments)))
 
 
 def test_there_and_back_is_the_same_conversation() -> None:
@@ -203,3 +215,141 @@ def test_there_and_back_is_the_same_conversation() -> None:
         stream=True,
     )
     assert read_request(write_request(conversation, FACTS).body) == conversation
+
+
+# -- what the real API refuses --------------------------------------------------------------------
+
+
+def strictly(*turns: Turn, model: str = "claude-haiku-4-5", **fields: Any) -> dict[str, Any]:
+    facts = TargetFacts(model, Vendor.ANTHROPIC, 64_000)
+    document: dict[str, Any] = json.loads(
+        write_request(Conversation("asked", list(turns), **fields), facts).body
+    )
+    check(copy.deepcopy(document))
+    return document
+
+
+def test_ids_that_anthropic_refuses_have_a_short_form_for_call_and_result() -> None:
+    calls = [ToolCall(name, "f", "{}") for name in ("a.b:c", "x" * 65, "fine")]
+    document = strictly(
+        user(Text("x")), assistant(*calls), user(*(ToolResult(c.call_id, []) for c in calls))
+    )
+    ids = [block["id"] for block in document["messages"][1]["content"]]
+    assert ids == [block["tool_use_id"] for block in document["messages"][2]["content"]]
+    assert ids[2] == "fine"
+
+
+def test_turns_are_those_that_claude_takes() -> None:
+    document = strictly(
+        assistant(Text("Hello.")), user(Text(" ")), user(Text("x")), assistant(Text("so \n")),
+        system=[Text("")],
+    )  # fmt: skip
+    assert [message["role"] for message in document["messages"]] == [
+        "user", "assistant", "user", "assistant",
+    ]  # fmt: skip
+    assert document["messages"][-1]["content"][0]["text"] == "so"
+    assert "system" not in document
+    assert dropped(assistant(Text("Hello."))) == ("messages[0].role",)
+    only_system = strictly(system=[Text("Say hello.")])
+    assert len(only_system["messages"]) == 1
+
+
+@pytest.mark.parametrize("model", ["claude-haiku-4-5", "claude-opus-4-1", "claude-opus-4-7"])
+def test_sampling_is_what_the_model_takes(model: str) -> None:
+    strictly(user(Text("x")), model=model, temperature=0.2, top_p=0.9)
+
+
+def test_a_schema_is_closed_and_its_bounds_are_told() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}}
+    wanted = AnswerFormat(schema, "n", strict=True)
+    tools = [Tool("f", "", schema, strict=True), Tool("g", "", schema)]
+    document = strictly(user(Text("x")), answer_format=wanted, tools=tools)
+    assert document["output_config"]["format"]["schema"]["additionalProperties"] is False
+    assert document["tools"][1]["input_schema"] == schema
+    assert dropped(user(Text("x")), answer_format=wanted) == ("response_format.minimum",)
+
+
+def test_calls_of_earlier_turns_need_no_tools() -> None:
+    strictly(user(Text("x")), assistant(ToolCall("c", "f", "{}")), user(ToolResult("c", [])))
+
+
+def test_what_only_whitespace_would_stop_is_refused_and_a_long_user_short() -> None:
+    with pytest.raises(UntranslatableError, match="stop"):
+        strictly(user(Text("x")), stop=["\n"])
+    strictly(user(Text("x")), end_user="u" * 257)
+
+
+MODELS = (
+    "claude-3-5-haiku-20241022", "claude-sonnet-4-20250514", "claude-opus-4-1", "claude-haiku-4-5",
+    "claude-opus-4-6", "claude-opus-4-8", "claude-sonnet-5", "claude-fable-5",
+)  # fmt: skip
+
+
+@given(conversations(), st.sampled_from(MODELS))
+def test_whatever_is_written_anthropic_takes(conversation: Conversation, model: str) -> None:
+    facts = TargetFacts(model, Vendor.ANTHROPIC, 64_000)
+    with contextlib.suppress(UntranslatableError):  # refused by us, and by name
+        check(json.loads(write_request(conversation, facts).body))
+
+
+@given(conversations())
+def test_there_and_back_only_what_is_documented_is_lost(conversation: Conversation) -> None:
+    facts = TargetFacts("claude-opus-4-6", Vendor.ANTHROPIC, 64_000)
+    try:
+        request = write_request(conversation, facts)
+    except UntranslatableError:
+        return
+    back = read_request(request.body)
+    assert back.turns == _kept(conversation.turns)
+    system = [text for text in conversation.system if text.text.strip()]
+    assert back.system[: len(system)] == system
+    assert [(t.name, t.description, t.schema) for t in back.tools] == [
+        (t.name, t.description, t.schema) for t in conversation.tools
+    ]
+    assert back.tool_choice in (conversation.tool_choice, None, ToolChoice("auto"))
+    assert back.max_output_tokens == (conversation.max_output_tokens or 64_000)
+    assert back.end_user == end_user_id(conversation.end_user, 256)
+    for key in ("temperature", "top_p"):
+        wanted, got = getattr(conversation, key), getattr(back, key)
+        assert got == wanted or wanted == 1 or key in request.dropped
+    assert (back.stream, back.stop) == (conversation.stream, conversation.stop)
+    thinks = back.thinking is not None
+    wished = conversation.thinking is not None and conversation.thinking.mode != "off"
+    assert thinks == (wished and "thinking" not in request.dropped)
+
+
+def _kept(turns: list[Turn]) -> list[Turn]:
+    """Not: other vendors' thoughts and signatures, blank text, odd ids, how JSON is spaced, that a
+    refusal is one, space at the very end; results come first."""
+
+    def change(part: Part) -> Part | None:
+        if isinstance(part, Thinking):
+            return part if part.vendor is Vendor.ANTHROPIC and part.signature else None
+        if isinstance(part, Text):
+            return part if part.text.strip() else None
+        if isinstance(part, Refused):
+            return Text(part.text)
+        if isinstance(part, ToolCall):
+            call_id = fitting_call_id(part.call_id, 64, plain=True)
+            return replace(
+                part, call_id=call_id, arguments=plain_json(part.arguments), signature=""
+            )
+        if isinstance(part, ToolResult):
+            call_id = fitting_call_id(part.call_id, 64, plain=True)
+            told = [said for said in part.parts if isinstance(said, Media) or said.text.strip()]
+            return replace(part, call_id=call_id, parts=[_media(said) for said in told])
+        return _media(part)
+
+    kept = changed_parts(turns, change)
+    if kept and kept[0].role is Role.ASSISTANT:
+        kept.insert(0, user(Text(".")))
+    for turn in kept:
+        turn.parts.sort(key=lambda part: not isinstance(part, ToolResult))
+    last = kept[-1].parts[-1]
+    if kept[-1].role is Role.ASSISTANT and isinstance(last, Text):
+        kept[-1].parts[-1] = Text(last.text.rstrip())
+    return kept
+
+
+def _media(part: Text | Media) -> Text | Media:
+    return replace(part, media_type="text/plain") if isinstance(part, Media) and part.text else part

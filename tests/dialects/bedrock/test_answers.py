@@ -60,6 +60,8 @@ def test_a_guardrail_is_a_refusal_and_an_unknown_reason_an_end() -> None:
 @pytest.mark.parametrize("count", [-1, "5", 10**12, True])
 def test_usage_that_is_no_count_is_no_usage(count: Any) -> None:
     assert usage_of({**USAGE, "outputTokens": count}) is None
+    for needed in ("inputTokens", "outputTokens"):
+        assert usage_of({key: n for key, n in USAGE.items() if key != needed}) is None
     assert usage_of(None) is None
 
 
@@ -74,9 +76,17 @@ def test_an_error_keeps_its_meaning_and_words() -> None:
     assert read_error(429, body) == ProviderError(
         429, "rate_limit", "slow down", code="ThrottlingException"
     )
+    # Converse itself says the name in a header only.
+    name = "ThrottlingException:http://internal.amazon.com/coral/com.amazon.bedrock/"
+    for status in (400, 429):
+        assert read_error(status, b'{"message": "slow down"}', name) == ProviderError(
+            status, "rate_limit", "slow down", code="ThrottlingException"
+        )
+    page = read_error(503, b"<html>", "ServiceUnavailableException")
+    assert (page.kind, page.code) == ("overloaded", "ServiceUnavailableException")
     assert read_error(400, b'{"message": "Input is too long"}').kind == "context_length"
 
 
-@given(st.integers(400, 599), st.binary(max_size=100))
-def test_whatever_a_provider_answers_is_some_error(status: int, body: bytes) -> None:
-    assert read_error(status, body).status == status
+@given(st.integers(400, 599), st.binary(max_size=100), st.text(max_size=20))
+def test_whatever_a_provider_answers_is_some_error(status: int, body: bytes, name: str) -> None:
+    assert read_error(status, body, name).status == status

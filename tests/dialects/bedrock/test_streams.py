@@ -17,13 +17,16 @@ from extproc.dialects.answer import (
     PartKind,
     PartStarted,
     ProviderError,
+    Shown,
     Signature,
     Started,
     Stop,
     Stopped,
 )
+from extproc.dialects.bedrock import streams
 from extproc.dialects.bedrock.streams import ConverseStreamReader
 from extproc.dialects.codec import Context, StreamError
+from extproc.dialects.conversation import Media
 from extproc.values.usage import TokenUsage
 
 CONTEXT = Context("r1", 1_700_000_000, "asked")
@@ -101,6 +104,20 @@ def test_a_stream_that_is_cut_says_so() -> None:
 def test_an_exception_inside_the_stream_ends_it() -> None:
     events = read(frame({"message": "busy"}, exception="throttlingException"), STREAM)
     assert events == [Failed(ProviderError(429, "rate_limit", "busy", code="throttlingException"))]
+
+
+def test_an_image_is_put_together_and_shown_when_it_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = {"contentBlockIndex": 0, "start": {"image": {"format": "png"}}}
+    pieces = [delta(0, image={"source": {"bytes": data}}) for data in ("QQ==", "QkM=")]
+    stream = [frame(start, event="contentBlockStart"), *pieces, stop(0)]
+    assert read(*stream)[0] == Shown(0, Media("image", "image/png", data="QUJD"))
+    with pytest.raises(StreamError):
+        read(stream[0], delta(0, image={"source": {"bytes": "no base64!"}}))
+    monkeypatch.setattr(streams, "MAX_IMAGE_BYTES", 2)
+    with pytest.raises(StreamError, match="larger than"):
+        read(*stream)
 
 
 def test_what_is_no_event_is_no_stream() -> None:

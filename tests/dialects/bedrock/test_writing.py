@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
 from bedrock_api import check_request
+from dialect_conversations import conversations
 from dialect_turns import assistant, user
+from hypothesis import given
+from hypothesis import strategies as st
 
+from extproc.demo.strict.bedrock import check
 from extproc.dialects.bedrock.writing import write_request
 from extproc.dialects.codec import TargetFacts
 from extproc.dialects.conversation import (
@@ -82,6 +87,7 @@ def test_an_agents_turn_with_thinking_tools_images_and_documents() -> None:
             Text("and?"),
             ToolResult("t1", [Text("one"), Media("image", "image/jpeg", data="QQ==")], True),
         ),
+        tools=[Tool("f", "d", {"type": "object"})],
     )
     first, second, third = (message["content"] for message in document["messages"])
     assert first[2]["document"]["name"] == "a b c pdf"
@@ -95,7 +101,7 @@ def test_an_agents_turn_with_thinking_tools_images_and_documents() -> None:
 
 
 def test_limits_choice_and_formats() -> None:
-    schema = {"type": "object"}
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
     document = written(
         user(Text("x")),
         tools=[Tool("f", "", schema, strict=True)],
@@ -156,3 +162,95 @@ def test_what_bedrock_cannot_be_told_is_refused_by_name(
     with pytest.raises(UntranslatableError) as caught:
         write_request(conversation, CLAUDE)
     assert caught.value.param == param
+
+
+# -- what the real API refuses --------------------------------------------------------------------
+
+TOOLS = [Tool("f", "d", {"type": "object", "properties": {}})]
+LOOP = [
+    user(Text("x")),
+    assistant(ToolCall("a.b:c" * 20, "f", '{"a":1}')),
+    user(ToolResult("a.b:c" * 20, [], name="f")),
+]
+
+
+def strictly(*turns: Turn, facts: TargetFacts = CLAUDE, **fields: Any) -> dict[str, Any]:
+    document = written(*turns, facts=facts, **fields)
+    check(json.loads(json.dumps(document)), facts.model)
+    return document
+
+
+def test_ids_that_bedrock_refuses_have_a_short_form_for_call_and_result() -> None:
+    document = strictly(*LOOP, tools=TOOLS)
+    call = document["messages"][1]["content"][0]["toolUse"]
+    result = document["messages"][2]["content"][0]["toolResult"]
+    assert call["toolUseId"] == result["toolUseId"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": TOOLS, "tool_choice": ToolChoice("none")}])
+def test_where_no_tool_may_be_called_earlier_calls_are_words(fields: dict[str, Any]) -> None:
+    """Bedrock demands tools beside calls, and cannot say that none may be called."""
+    document = strictly(*LOOP, **fields)
+    assert "toolConfig" not in document
+    assert document["messages"][1]["content"] == [{"text": '[called the tool f with {"a":1}]'}]
+    assert document["messages"][2]["content"] == [{"text": "[the tool f answered:]"}]
+    assert dropped(*LOOP, **fields) == ("messages.tool_calls",)
+    thinks = {**fields, "thinking": ThinkingWish("budget", 2_000), "max_output_tokens": 8_000}
+    assert dropped(*LOOP, **thinks) == ("messages.tool_calls",)  # no round of tools is open
+
+
+def test_documents_have_names_of_their_own_and_a_word_beside_them() -> None:
+    def pdf(name: str) -> Media:
+        return Media("document", "application/pdf", data="QQ==", name=name)
+
+    def asked(*names: str) -> Turn:
+        return user(*(pdf(name) for name in names))
+
+    turns = [asked("a  b.pdf", "A_B_PDF", ""), assistant(Text("so")), asked("", "x" * 300)]
+    document = strictly(*turns)
+    first, third = document["messages"][0]["content"], document["messages"][2]["content"]
+    names = [block["document"]["name"] for block in first + third if "document" in block]
+    assert names[:4] == ["a b pdf", "A B PDF 2", "document", "document 2"]
+    assert first[-1] == {"text": "Attached: a b pdf, A B PDF 2, document"}
+    # Names of earlier turns stay, so that what is cached is found again.
+    assert strictly(*turns, assistant(Text("y")), asked(""))["messages"][:3] == document["messages"]
+
+
+def test_turns_are_those_that_bedrock_takes() -> None:
+    document = strictly(
+        assistant(Text("Hello.")),
+        user(Text("x")),
+        assistant(Thinking("foreign", "o", Vendor.OPENAI)),
+        user(Text("y")),
+        system=[Text(" ")],
+    )
+    roles = [message["role"] for message in document["messages"]]
+    assert roles == ["user", "assistant", "user"]
+    assert "system" not in document
+
+
+def test_a_schema_is_closed() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}}
+    strictly(user(Text("x")), answer_format=AnswerFormat(schema, "n", strict=True))
+    strictly(user(Text("x")), tools=[Tool("f", "d", schema, strict=True)])
+
+
+def test_what_no_name_fits_is_refused() -> None:
+    for name in ("a.b", "x" * 65):
+        with pytest.raises(UntranslatableError, match="tools"):
+            strictly(user(Text("x")), tools=[Tool(name, "d", {"type": "object"})])
+    with pytest.raises(UntranslatableError, match="stop"):
+        strictly(user(Text("x")), stop=["\n"])
+
+
+MODELS = (
+    "anthropic.claude-haiku-4-5", "us.anthropic.claude-opus-4-8", "anthropic.claude-sonnet-5",
+    "amazon.nova-pro-v1:0",
+)  # fmt: skip
+
+
+@given(conversations(), st.sampled_from(MODELS))
+def test_whatever_is_written_bedrock_takes(conversation: Conversation, model: str) -> None:
+    with contextlib.suppress(UntranslatableError):  # refused by us, and by name
+        request = write_request(conversation, TargetFacts(model, Vendor.OTHER, 64_000))
+        check(json.loads(request.body), model)

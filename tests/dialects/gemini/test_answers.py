@@ -15,6 +15,7 @@ from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Media, Text, Thinking, ToolCall, Vendor
 from extproc.dialects.gemini.answers import read_answer, read_error, usage_of
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import signed_call_id
 from extproc.wire.errors import WireError
 
 CONTEXT = Context("r1", 1_700_000_000, "asked")
@@ -50,7 +51,7 @@ def test_thoughts_texts_calls_and_images() -> None:
         Thinking("hm", "QQ==", Vendor.GOOGLE),
         Text("Hello"),
         ToolCall("call_r1_2", "f", '{"a":[1]}'),
-        ToolCall("g1__sig__QUJD", "g", "{}"),
+        ToolCall(signed_call_id("g1", "QUJD"), "g", "{}"),
         Media("image", "image/png", data="QQ=="),
     ]
     assert (read.answer_id, read.model, read.stop) == ("x1", "gemini", Stop.TOOL_CALLS)
@@ -103,3 +104,7 @@ def test_an_error_keeps_its_meaning_and_words() -> None:
 @given(st.integers(400, 599), st.binary(max_size=100))
 def test_whatever_a_provider_answers_is_some_error(status: int, body: bytes) -> None:
     assert read_error(status, body).status == status
+
+
+def test_F54_output_that_is_left_out_of_its_count_is_in_the_total() -> None:
+    assert usage_of({"promptTokenCount": 3, "totalTokenCount": 12}) == TokenUsage(3, 9)

@@ -20,12 +20,14 @@ from extproc.dialects.answer import (
     PartKind,
     PartStarted,
     ProviderError,
+    Shown,
     Signature,
     Started,
     Stop,
     Stopped,
 )
 from extproc.dialects.codec import Context, StreamError
+from extproc.dialects.conversation import Media
 from extproc.dialects.gemini.streams import GeminiStreamReader
 from extproc.values.usage import TokenUsage
 
@@ -108,10 +110,18 @@ def test_an_error_inside_the_stream_ends_it() -> None:
     assert events[-1] == Failed(ProviderError(503, "overloaded", "busy", code="UNAVAILABLE"))
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"data: {\n\n", b"data: 7\n\n", chunk({"inlineData": {"mimeType": "a/b", "data": "QQ=="}})],
-)
-def test_what_cannot_be_streamed_is_refused(data: bytes) -> None:
+def test_an_image_is_a_part_of_its_own() -> None:
+    image = {"inlineData": {"mimeType": "image/png", "data": "QQ=="}}
+    events = read(chunk({"text": "Look"}, image, reason="STOP"))
+    assert events[1:-2] == [
+        PartStarted(0, PartKind.TEXT),
+        Delta(0, "Look"),
+        PartEnded(0),
+        Shown(1, Media("image", "image/png", data="QQ==")),
+    ]
+
+
+@pytest.mark.parametrize("data", [b"data: {\n\n", b"data: 7\n\n"])
+def test_what_is_no_stream_is_refused(data: bytes) -> None:
     with pytest.raises(StreamError):
         read(data)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from dialect_conversations import conversations
 from dialect_turns import assistant, user
 from google.genai import types
+from hypothesis import given
+from hypothesis import strategies as st
 
+from extproc.demo.strict.gemini import check
 from extproc.dialects.codec import TargetFacts
 from extproc.dialects.conversation import (
     AnswerFormat,
@@ -87,7 +92,7 @@ def test_calls_and_results_with_names_and_images() -> None:
 
 def test_signatures_go_back_and_calls_of_other_models_carry_the_documented_stand_in() -> None:
     def signatures(*calls: ToolCall, facts: TargetFacts = THREE) -> list[Any]:
-        parts = written(assistant(*calls), facts=facts)["contents"][0]["parts"]
+        parts = written(user(Text("x")), assistant(*calls), facts=facts)["contents"][1]["parts"]
         return [part.get("thoughtSignature") for part in parts]
 
     own = ToolCall("c1", "f", "{}", signature="QUJD")
@@ -104,6 +109,7 @@ def test_tools_choice_and_format() -> None:
         tools=[Tool("f", "d", schema)],
         tool_choice=ToolChoice("named", "f"),
         answer_format=AnswerFormat(schema),
+        facts=THREE,
         max_output_tokens=7,
         temperature=0.5,
         stop=["s"],
@@ -136,7 +142,7 @@ def test_tools_choice_and_format() -> None:
             {"thinkingBudget": 1_024, "includeThoughts": True},
         ),
         (FLASH, ThinkingWish("adaptive"), {"thinkingBudget": -1, "includeThoughts": True}),
-        (THREE, ThinkingWish("off"), {"thinkingLevel": "minimal"}),
+        (THREE, ThinkingWish("off"), {"thinkingLevel": "low", "includeThoughts": False}),
         (
             THREE,
             ThinkingWish("budget", 20_000),
@@ -172,7 +178,7 @@ def test_what_is_left_out_is_told() -> None:
         (Conversation("m", [user(Media("image", "", url="https://x/y"))]), "messages[0]"),
         (Conversation("m", [user(Media("image", "", file_id="f"))]), "messages[0]"),
         (Conversation("m", [user(ToolResult("c", [Text("x")]))]), "messages[0]"),
-        (Conversation("m", [assistant(ToolCall("c", "f", "["))]), "messages[0]"),
+        (Conversation("m", [user(Text("x")), assistant(ToolCall("c", "f", "["))]), "messages[1]"),
     ],
 )
 def test_what_google_cannot_be_told_is_refused_by_name(
@@ -181,3 +187,98 @@ def test_what_google_cannot_be_told_is_refused_by_name(
     with pytest.raises(UntranslatableError) as caught:
         write_request(conversation, FLASH)
     assert caught.value.param == param
+
+
+# -- what the real API refuses --------------------------------------------------------------------
+
+CLOSED = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def google(model: str) -> TargetFacts:
+    return TargetFacts(model, Vendor.GOOGLE)
+
+
+def strictly(*turns: Turn, facts: TargetFacts, **fields: Any) -> dict[str, Any]:
+    document = written(*turns, facts=facts, **fields)
+    check(json.loads(json.dumps(document)), facts.model)
+    return document
+
+
+@pytest.mark.parametrize(
+    ("model", "wish", "config", "told"),
+    [
+        ("gemini-2.5-pro", ThinkingWish("off"), {"thinkingBudget": 128}, ("thinking",)),
+        ("gemini-2.5-flash-lite", ThinkingWish("budget", 5), {"thinkingBudget": 512}, ()),
+        ("gemini-2.5-flash", ThinkingWish("off"), {"thinkingBudget": 0}, ()),
+        ("gemini-3-pro-preview", ThinkingWish("off"), {"thinkingLevel": "low"}, ("thinking",)),
+        (
+            "gemini-3-pro-preview",
+            ThinkingWish("effort", effort="medium"),
+            {"thinkingLevel": "high"},
+            (),
+        ),
+        (
+            "gemini-3.1-pro",
+            ThinkingWish("effort", effort="medium"),
+            {"thinkingLevel": "medium"},
+            (),
+        ),
+        ("gemini-3.1-pro", ThinkingWish("effort", effort="minimal"), {"thinkingLevel": "low"}, ()),
+        (
+            "gemini-3-flash-preview",
+            ThinkingWish("effort", effort="minimal"),
+            {"thinkingLevel": "minimal"},
+            (),
+        ),
+    ],
+)
+def test_each_model_is_asked_to_think_its_own_way(
+    model: str, wish: ThinkingWish, config: Any, told: tuple[str, ...]
+) -> None:
+    facts = google(model)
+    document = strictly(user(Text("x")), facts=facts, thinking=wish)
+    thinking = document["generationConfig"]["thinkingConfig"]
+    assert thinking.pop("includeThoughts") is (wish.mode != "off")
+    assert thinking == config
+    conversation = Conversation("m", [user(Text("x"))], thinking=wish)
+    assert write_request(conversation, facts).dropped == told
+
+
+def test_json_and_tools_exclude_each_other_before_gemini_3() -> None:
+    tools = [Tool("f", "d", CLOSED)]
+    fields: dict[str, Any] = {"tools": tools, "answer_format": AnswerFormat(CLOSED)}
+    with pytest.raises(UntranslatableError, match="response_format"):
+        strictly(user(Text("x")), facts=FLASH, **fields)
+    strictly(user(Text("x")), facts=THREE, **fields)
+    # Where none may be called none is offered.
+    document = strictly(user(Text("x")), facts=FLASH, **fields, tool_choice=ToolChoice("none"))
+    assert "tools" not in document
+    fields["answer_format"] = AnswerFormat()
+    document = strictly(user(Text("x")), facts=FLASH, **fields)
+    assert "JSON" in document["systemInstruction"]["parts"][-1]["text"]
+    conversation = Conversation("m", [user(Text("x"))], **fields)
+    assert write_request(conversation, FLASH).dropped == ("response_format",)
+
+
+def test_calls_come_after_a_users_turn() -> None:
+    call, result = ToolCall("c", "f", "{}"), ToolResult("c", [], name="f")
+    document = strictly(assistant(call), user(result), facts=FLASH)
+    assert document["contents"][0] == {"role": "user", "parts": [{"text": "."}]}
+    strictly(user(Text("")), assistant(call), user(result), facts=FLASH, system=[Text("")])
+
+
+def test_a_tool_whose_name_google_refuses_is_refused_by_name() -> None:
+    with pytest.raises(UntranslatableError, match="tools"):
+        strictly(user(Text("x")), facts=FLASH, tools=[Tool("3d", "d", CLOSED)])
+
+
+MODELS = (
+    "gemini-2.0-flash", "gemini-2.5-pro", "gemini-2.5-flash", "gemini-2.5-flash-lite",
+    "gemini-3-pro-preview", "gemini-3.1-pro", "gemini-3-flash-preview",
+)  # fmt: skip
+
+
+@given(conversations(), st.sampled_from(MODELS))
+def test_whatever_is_written_google_takes(conversation: Conversation, model: str) -> None:
+    with contextlib.suppress(UntranslatableError):  # refused by us, and by name
+        check(json.loads(write_request(conversation, google(model)).body), model)

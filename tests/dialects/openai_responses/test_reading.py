@@ -25,7 +25,10 @@ from extproc.dialects.conversation import (
     Vendor,
 )
 from extproc.dialects.openai_responses.reading import read_request
+from extproc.wire.call_ids import FOREIGN
 from extproc.wire.errors import WireError
+
+MARKED = f"{FOREIGN}anthropic.s"
 
 
 def read(**fields: Any) -> Conversation:
@@ -52,7 +55,7 @@ def test_a_turn_as_codex_sends_it() -> None:
                 "summary": [{"type": "summary_text", "text": "hm"}],
                 "encrypted_content": "enc",
             },
-            {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "anthropic.s"},
+            {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": MARKED},
             {
                 "type": "message",
                 "role": "assistant",
@@ -148,7 +151,7 @@ def test_files_of_every_source() -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"tools": [{"type": "custom", "name": "apply_patch"}]}, "tools[0].type"),
+        ({"tools": [{"type": "local_shell"}]}, "tools[0].type"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_video"}]}]},
          "input[0].content[0].type"),

@@ -28,12 +28,13 @@ from extproc.dialects.answer import (
     Stopped,
 )
 from extproc.dialects.codec import Context, StreamError
-from extproc.dialects.conversation import Vendor
+from extproc.dialects.conversation import KnownAs, Vendor
 from extproc.dialects.openai_responses.streams import (
     ResponseStreamReader,
     ResponseStreamWriter,
 )
 from extproc.values.usage import TokenUsage
+from extproc.wire.call_ids import FOREIGN
 
 CONTEXT = Context("r1", 1_700_000_000, "asked")
 CHECK: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -71,6 +72,37 @@ def told(data: bytes) -> list[dict[str, Any]]:
     return documents
 
 
+@pytest.mark.parametrize("step", [1, 4, 100])
+def test_free_text_arrives_as_it_is_written(step: int) -> None:
+    """Codex's patches: no event waits for the end of the call."""
+    known_as = {"apply_patch": KnownAs("custom", "apply_patch")}
+    arguments = '{"input": "*** Begin\\n+x"}'
+    events = [
+        Started("resp_1", "m", None, 5),
+        PartStarted(0, PartKind.TOOL_CALL, "c1", "apply_patch"),
+        *(Delta(0, arguments[at : at + step]) for at in range(0, len(arguments), step)),
+        PartEnded(0),
+        Stopped(Stop.TOOL_CALLS, usage=FINAL),
+        Ended(FINAL),
+    ]
+    documents = told(ResponseStreamWriter(CONTEXT._replace(known_as=known_as)).write(events))
+    kinds = [document["type"] for document in documents]
+    assert not [kind for kind in kinds if "arguments" in kind]
+    deltas = [one["delta"] for one in documents if one["type"].endswith("input.delta")]
+    assert "".join(deltas) == "*** Begin\n+x"
+    assert len(deltas) > 1 or step == 100
+    (done,) = [one for one in documents if one["type"] == "response.custom_tool_call_input.done"]
+    assert done["input"] == "*** Begin\n+x"
+    item = documents[kinds.index("response.output_item.done")]["item"]
+    assert item == {
+        "id": "ctc_1_0", "type": "custom_tool_call", "status": "completed", "call_id": "c1",
+        "name": "apply_patch", "input": "*** Begin\n+x",
+    }  # fmt: skip
+    assert documents[-1]["response"]["output"] == [item]
+    added = documents[kinds.index("response.output_item.added")]["item"]
+    assert added["input"] == ""
+
+
 def test_events_are_those_of_the_official_sdk_numbered_and_whole() -> None:
     events = told(STREAM)
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
@@ -99,10 +131,27 @@ def test_F50_the_cut_changes_nothing(places: list[int]) -> None:
     assert read(*cut(STREAM, places)) == EVENTS
 
 
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("overloaded", "server_error"),  # which Codex tries again
+        ("api", "server_error"),
+        ("rate_limit", "rate_limit_exceeded"),
+        ("context_length", "context_length_exceeded"),  # which makes Codex compact
+    ],
+)
+def test_a_failed_stream_says_what_codex_branches_on(kind: str, code: str) -> None:
+    events: list[Event] = [EVENTS[0], Failed(ProviderError(529, kind, "words"))]
+    data = ResponseStreamWriter(CONTEXT).write(events).decode()
+    last = json.loads(data.split("\n\n")[-2].partition("\ndata: ")[2])
+    assert last["type"] == "response.failed"
+    assert last["response"]["error"] == {"code": code, "message": "words"}
+
+
 def test_thoughts_of_another_vendor_come_back_to_it() -> None:
     writer = ResponseStreamWriter(CONTEXT, Vendor.ANTHROPIC)
     item = told(writer.write(EVENTS))[-1]["response"]["output"][0]
-    assert item["encrypted_content"] == "anthropic.enc"
+    assert item["encrypted_content"] == f"{FOREIGN}anthropic.enc"
 
 
 def test_refusals_and_cut_answers() -> None:
@@ -128,6 +177,8 @@ def test_a_stream_that_is_cut_or_fails_says_so() -> None:
     data = ResponseStreamWriter(CONTEXT).write([EVENTS[0], failure])
     assert told(data)[-1]["response"]["error"]["code"] == "rate_limit_exceeded"
     assert read(data)[-1].error.kind == "rate_limit"
+    early = told(ResponseStreamWriter(CONTEXT).write([failure]))
+    assert [event["response"]["id"] for event in early] == ["resp_r1"]
     assert ResponseStreamWriter(CONTEXT).write([Ping()]).startswith(b":")
 
 
