@@ -26,7 +26,8 @@ class _Answer:
     """One on its way."""
 
     request_id: str
-    dialect: Dialect
+    dialect: Dialect | None
+    """The caller's; None: a list of tools, which is cut."""
     generation: int
     translation: AnswerTranslation
     begun: bool = False
@@ -66,25 +67,29 @@ class AnswerService:
             # Ours or Envoy's: written for the caller already.
             stream.send(codec.encode_answer_headers(""), end=True)
             return
-        gate, headers = self._sidecar.gate, message.response_headers
+        gate = self._sidecar.gate
+        headers = message.response_headers
         status, content_type, error_name = codec.decode_answer_headers(headers)
+        answer: _Answer | None
         allowed = gate.listings.pop(request_id, None)
-        entry = gate.in_flight.get(request_id)
         if allowed is not None:
-            # What it would be refused in is said by Envoy.
-            answer = _Answer(request_id, Dialect.OPENAI, 0, ListFilter(allowed), begun=True)
-        elif entry is None or not entry.attempts:
-            # Nobody knows whose words these are.
-            stream.fail()
-            return
+            answer = _Answer(request_id, None, 0, ListFilter(allowed))
         else:
-            # Answers of earlier attempts stay with Envoy. No redirect is one: it ends further on.
-            translation = entry.attempts[max(entry.attempts)].translation
-            if translation is None or 300 <= status < 400:
-                stream.send(codec.encode_answer_headers(""), end=True)
+            entry = gate.in_flight.get(request_id)
+            if entry is None or not entry.attempts:
+                # Nobody knows whose words these are.
+                stream.fail()
                 return
-            dialect, generation = entry.operation.dialect, entry.generation.number
-            answer = _Answer(request_id, dialect, generation, translation)
+            # Answers of earlier attempts stay with Envoy.
+            translation = entry.attempts[max(entry.attempts)].translation
+            answer = None
+            if translation is not None:
+                dialect, generation = entry.operation.dialect, entry.generation.number
+                answer = _Answer(request_id, dialect, generation, translation)
+        if answer is None or 300 <= status < 400:
+            # No redirect is an answer: it ends further on.
+            stream.send(codec.encode_answer_headers(""), end=True)
+            return
         stream.state = answer
         seen = answer.translation.on_headers(status, content_type, error_name)
         stream.send(codec.encode_answer_headers(seen), end=headers.end_of_stream)
@@ -95,7 +100,7 @@ class AnswerService:
         except (WireError, StreamError) as error:
             self._sidecar.metrics.untranslatable_answers += 1
             _log.warning("an answer could not be translated, and was cut: %s", error)
-            if answer.begun:
+            if answer.begun or answer.dialect is None:
                 stream.fail()
             else:
                 refusal, name = UNREADABLE_ANSWER, answer.request_id

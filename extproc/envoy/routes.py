@@ -63,16 +63,24 @@ def route_configuration(snapshot: PolicySnapshot) -> Json:
     # The last one takes whatever was decided, also by another generation than this.
     decided = [_decided_route(stripped, each) for each in sorted(idle_ms)]
     decided.append(_decided_route(stripped, None))
-    to_mcp = _mcp_route(stripped)
     translated = {operation for target in targets for operation in target.translated}
+    to_mcp = _mcp_route(stripped)
     waiting = [
         _waiting_route(path, operation in translated)
         for path, operation in OPERATION_BY_PATH.items()
     ]
-    to_tools = _waiting_route("MCP", bool(snapshot.mcp_servers))
-    to_tools["match"] = {"prefix": MCP_PREFIX}
-    to_tools["route"] |= {"timeout": "0s", "idle_timeout": f"{MCP_IDLE_TIMEOUT_S}s"}
-    waiting.append(to_tools)
+    waiting.append(
+        {
+            "name": "undecided MCP",
+            "match": {"prefix": MCP_PREFIX},
+            "route": {
+                "cluster": DEAD_CLUSTER,
+                "timeout": "0s",
+                "idle_timeout": f"{MCP_IDLE_TIMEOUT_S}s",
+            },
+            "typed_per_filter_config": _answers_enabled(),
+        }
+    )
     return {
         "name": ROUTE_TABLE,
         "virtual_hosts": [
@@ -96,9 +104,13 @@ def _waiting_route(path: str, translated: bool) -> Json:
         "route": {"cluster": DEAD_CLUSTER},
     }
     if translated:
-        enabled = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
-        route["typed_per_filter_config"] = {ANSWER_FILTER: enabled}
+        route["typed_per_filter_config"] = _answers_enabled()
     return route
+
+
+def _answers_enabled() -> Json:
+    enabled = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
+    return {ANSWER_FILTER: enabled}
 
 
 def _decided_route(stripped: list[str], idle_ms: int | None) -> Json:
