@@ -39,10 +39,6 @@ class Peeked(NamedTuple):
     now_ms: int
 
 
-class LedgerFailed(NamedTuple):
-    """The ledger could not be asked, or could not make its answer durable."""
-
-
 class AttemptStarted(NamedTuple):
     """Envoy is about to send attempt ``attempt`` of a request to a cluster: one after the first, or
     any to a target for which every attempt is made ready apart."""

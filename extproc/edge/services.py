@@ -36,7 +36,6 @@ from extproc.core.generation import Generation
 from extproc.core.queueing import QueueingMachine
 from extproc.core.tool_calls import ToolCallMachine, is_mcp
 from extproc.core.waiting import Turn
-from extproc.dialects.codec import StreamError
 from extproc.edge import codec
 from extproc.edge.answer_stage import AnswerStage
 from extproc.edge.clock import Clock
@@ -57,7 +56,6 @@ from extproc.pb import extproc_pb2 as pb
 from extproc.values.dialect import MCP_PREFIX
 from extproc.values.limit import Unit
 from extproc.values.wire_names import ATTEMPT_LOG
-from extproc.wire.errors import WireError
 
 _log = logging.getLogger(__name__)
 
@@ -347,7 +345,7 @@ class AttemptService(_DecidingService):
             return
         machine: AttemptMachine | AnswerStage | None = stream.state
         if isinstance(machine, AnswerStage):
-            self._answered(stream, machine, message, phase)
+            machine.message(stream, message, phase)
             return
         if phase != "request_body" or machine is None:
             stream.fail()
@@ -359,18 +357,6 @@ class AttemptService(_DecidingService):
             self._fail_closed(stream, machine)
             return
         self._go_on(stream, machine, command)
-
-    def _answered(
-        self, stream: Stream, stage: AnswerStage, message: pb.ProcessingRequest, phase: str
-    ) -> None:
-        """The next piece of an answer. What cannot be read cuts it: a wrong answer never leaves."""
-        try:
-            stage.message(stream, message, phase)
-        except (WireError, StreamError) as error:
-            self._sidecar.metrics.untranslatable_answers += 1
-            _log.warning("an answer could not be translated, and was cut: %s", error)
-            stage.closed()
-            stream.fail()
 
 
 class AccessLogService(_Service):

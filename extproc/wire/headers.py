@@ -132,11 +132,6 @@ class HeaderNames:
         """Every header whose value ``parse`` looks at."""
         return tuple(self._places)
 
-    @property
-    def private_prefixes(self) -> tuple[str, ...]:
-        """How the headers begin that ``parse`` strips whatever they are."""
-        return self._private
-
     def parse(self, headers: Iterable[tuple[str, bytes]]) -> CallerHeaders:
         """Reads the headers in one pass. Names are in lower case.
 

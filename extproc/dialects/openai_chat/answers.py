@@ -69,7 +69,6 @@ def read_answer(body: bytes, context: Context) -> Answer:
         logprobs=logprobs,
         created_s=_whole(document.get("created")),
         others=[Answer("", "", parts, stop, None) for parts, stop, _ in choices[1:]],
-        service_tier=str(document.get("service_tier") or ""),
     )
 
 
