@@ -7,7 +7,7 @@ import orjson
 from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Media, Part, Refused, Text, Thinking, ToolCall
-from extproc.dialects.openai_chat.writing import data_url
+from extproc.dialects.openai_requests import data_url
 from extproc.dialects.provider_error import (
     MAX_MESSAGE_CHARACTERS,
     error_in,
