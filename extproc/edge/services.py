@@ -36,7 +36,7 @@ from extproc.core.generation import Generation
 from extproc.core.queueing import QueueingMachine
 from extproc.core.tool_calls import ToolCallMachine, is_mcp
 from extproc.core.waiting import Turn
-from extproc.edge import codec
+from extproc.edge import codec, log_codec
 from extproc.edge.answer_stage import AnswerStage
 from extproc.edge.clock import Clock
 from extproc.edge.metrics import Metrics
@@ -390,17 +390,17 @@ class AccessLogService(_Service):
     def _entry(self, entry: Any, attempts: bool, now_ms: int) -> None:
         sidecar = self._sidecar
         if attempts:
-            failed = codec.decode_attempt_failed(entry, now_ms)
+            failed = log_codec.decode_attempt_failed(entry, now_ms)
             holds = self._waited_for(failed.request_id)
             sidecar.end(settlement.attempt_failed(sidecar.gate, failed), now_ms)
             sidecar.queue.freed(holds)
         elif entry.common_properties.intermediate_log_entry:
-            goes_on = codec.decode_request_goes_on(entry, now_ms)
+            goes_on = log_codec.decode_request_goes_on(entry, now_ms)
             for renew in settlement.request_goes_on(sidecar.gate, goes_on):
                 sidecar.ledger.renew(renew.reservation_id, renew.lease_until_ms, renew.at_least)
         else:
             timed = sidecar.gate.generation.times_answers
-            ended = codec.decode_request_ended(entry, now_ms, timed=timed)
+            ended = log_codec.decode_request_ended(entry, now_ms, timed=timed)
             holds = self._waited_for(ended.request_id)
             sidecar.end(settlement.request_ended(sidecar.gate, ended), now_ms)
             sidecar.queue.freed(holds)

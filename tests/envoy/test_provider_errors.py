@@ -13,7 +13,7 @@ import httpx
 import pytest
 from envoy_rig import Received, Respond, Rig, answer
 
-from extproc.edge import codec
+from extproc.edge import log_codec
 
 PATHS = ("/v1/chat/completions", "/v1/messages")
 
@@ -32,8 +32,8 @@ def rests_ms(rig: Rig, response: httpx.Response) -> set[int]:
     """What each of the two logs tells the sidecar about the failure."""
     request_id = response.headers["x-request-id"]
     now_ms = int(time.time() * 1000)
-    ended = codec.decode_request_ended(rig.log(request_id), now_ms)
-    failed = codec.decode_attempt_failed(rig.log(request_id, "attempt"), now_ms)
+    ended = log_codec.decode_request_ended(rig.log(request_id), now_ms)
+    failed = log_codec.decode_attempt_failed(rig.log(request_id, "attempt"), now_ms)
     return {ended.ending.rest_ms, failed.ending.rest_ms}
 
 
@@ -116,7 +116,7 @@ def test_F53_what_a_good_answer_says_of_retries_is_left_alone(rig: Rig) -> None:
     rig.providers["p1"].respond = failing(200, b"retry-after: -5", b"content-type: text/plain")
     response = rig.post(["p1"])
     assert response.headers["retry-after"] == "-5"
-    ended = codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0)
+    ended = log_codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0)
     assert ended.ending.rest_ms == 0
 
 
@@ -136,7 +136,9 @@ def test_F53_a_redirect_is_not_followed_and_the_next_target_is_asked(rig: Rig, s
     response = rig.post(["p1", "p2"])
     assert response.status_code == 200
     assert [len(rig.providers[name].requests) for name in ("p1", "p2", "p3")] == [1, 1, 0]
-    failed = codec.decode_attempt_failed(rig.log(response.headers["x-request-id"], "attempt"), 0)
+    failed = log_codec.decode_attempt_failed(
+        rig.log(response.headers["x-request-id"], "attempt"), 0
+    )
     assert failed.ending.redirected
 
 
@@ -158,7 +160,7 @@ def test_F53_a_redirect_never_reaches_a_client(
     assert error["metadata"]["code"] == "no_healthy_target"
     if path == "/v1/messages":
         assert error["type"] == "api_error"
-    ended = codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0)
+    ended = log_codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0)
     assert ended.ending.status == 502
     assert not ended.ending.client_gone
 
