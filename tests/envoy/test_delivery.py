@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp import web
+from envoy_process import start_envoy
 from envoy_rig import PLAIN, Rig, answer, chunked, compiled, policy_text
 
 from extproc.envoy import delivery
 from extproc.envoy.credentials import secret_file
 from extproc.envoy.delivery import DeliveryRejectedError, EnvoyUnreachableError, FileDelivery
-from extproc.envoy.process import start_envoy
 from extproc.envoy.render import render
 from extproc.envoy.settings import GatewaySettings
 from extproc.envoy.token_folder import read_key_list

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from envoy_process import start_envoy
 
 from extproc.core import settlement
 from extproc.edge import log_codec
@@ -25,7 +26,6 @@ from extproc.edge.lean_server import LeanServer
 from extproc.edge.stream import StreamKind
 from extproc.edge.supervisor import free_port
 from extproc.envoy.delivery import FileDelivery
-from extproc.envoy.process import start_envoy
 from extproc.envoy.render import render
 from extproc.envoy.settings import GatewaySettings
 from extproc.pb import extproc_pb2 as pb
