@@ -310,10 +310,15 @@ def test_F53_an_error_with_status_200_is_no_answer_and_is_charged(
     model = f"lie-{kind}"
     gateway.faults(model, error_200=True)
     since = Since(gateway)
-    answer = gateway.post(ask(model, stream=stream))
-    assert "choices" not in answer.text
-    if kind == "foreign":
-        # What cannot be translated is told as an error, and that it was paid for.
+    answer = None
+    with contextlib.suppress(httpx.RemoteProtocolError):
+        answer = gateway.post(ask(model, stream=stream))
+    if kind == "plain":
+        assert answer is not None
+        assert "choices" not in answer.text
+    elif answer is not None:
+        # What cannot be translated is told as an error, and that it was paid for; or it is cut,
+        # where its headers went on before its body came.
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "no_healthy_target"
         assert answer.headers["x-should-retry"] == "false"
