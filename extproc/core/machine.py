@@ -199,7 +199,7 @@ class RequestMachine:
             return self._forward_free()
         if request.input_by_reference or request.body_bytes > route.narrowest_bytes:
             if opens_longer_context(self._headers.headers, self._chain):
-                request = self._asked = self._request = request._replace(priority_tier=True)
+                request = self._asked = self._request = request._replace(longer_context=True)
             self._chain = without_narrow(request, self._chain, gate.estimator)
             if not self._chain.targets:
                 return self._refuse(too_long(route, request, gate, self._now_ms))

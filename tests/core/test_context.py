@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from policies import snapshot
 from world import World
 
-from extproc.core.commands import Refuse
+from extproc.core.commands import Forward, Refuse
 from extproc.core.context import without_narrow
 from extproc.core.estimate import FIRST_BYTES_PER_TOKEN, MAX_BYTES_PER_TOKEN, Estimator
 from extproc.core.routing import Chain
@@ -119,3 +119,21 @@ def test_a_context_longer_than_is_reserved_is_not_opened_under_a_strict_budget(
     assert isinstance(command, Refuse) is refused
     if refused:
         assert "longer context" in command.refusal.message
+
+
+def test_nor_for_a_caller_of_another_api_whose_header_goes_along() -> None:
+    world = World(
+        "name: n\ntype: gateway-config\nproviders:\n"
+        '  claude: {dialect: anthropic, base_url: "https://c.invalid", credential: "env:NO", '
+        "demo: native}\n---\n"
+        "name: one\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: r, target: {provider: claude, model: claude-sonnet-4-5}}\n---\n"
+        "name: b\ntype: gateway-budget-config\nbudgets:\n"
+        "  - {id: all, ceiling_usd: 100, window: 1d}\n"
+    )
+    body = chat(model="one", messages=LONG_PROMPT)
+    assert isinstance(world.ask(body), Forward)
+    world.extra = [("anthropic-beta", b"context-1m-2025-08-07")]
+    command = world.ask(body)
+    assert isinstance(command, Refuse)
+    assert "longer context" in command.refusal.message
