@@ -162,7 +162,7 @@ def _end_without_usage(gate: Gate, attempt: Attempt, ending: Ending, now_ms: int
         return _release(gate, attempt, "not connected", now_ms)
     refused = ending.status >= 400 or ending.redirected
     # An answer that could not be translated, or was not waited for, ends as an error of ours.
-    ours = attempt.answered or attempt.given_up
+    ours = attempt.answered or attempt.given_up or ending.ours
     answered = refused and not (ending.timed_out or ending.reset or ours)
     if answered and not ending.client_gone:
         return _release(gate, attempt, f"status {ending.status}", now_ms)

@@ -439,6 +439,9 @@ def encode(command: Verdict) -> tuple[bytes, bool]:
 # -- access log -----------------------------------------------------------------------------------
 
 
+_OUR_FAILURES = "ext_proc_"
+"""How Envoy's details begin where it could not ask the sidecar: whether a request may go on, or an
+answer."""
 _RESTING_STATUSES = frozenset((429, 503, 529))
 """With these a wait is about the provider, and not about one request."""
 
@@ -448,6 +451,7 @@ def decode_request_ended(
 ) -> RequestEnded:
     """A request's own log entry; ``timed``: with how fast its last attempt was answered."""
     common = entry.common_properties
+    ending = _ending(entry, now_ms)
     first = last = tail = b""
     metadata = common.metadata.filter_metadata
     if USAGE_METADATA in metadata:
@@ -455,11 +459,13 @@ def decode_request_ended(
         first = fields["first"].string_value.encode() if "first" in fields else b""
         last = fields["last"].string_value.encode() if "last" in fields else b""
         tail = fields["tail"].string_value.encode() if "tail" in fields else b""
+        if "answered" in fields:
+            ending = ending._replace(ours=True)
     first_byte_us, answered_us = _answer_times_us(common) if timed else (0, 0)
     return RequestEnded(
         common.stream_id,
         common.upstream_request_attempt_count,
-        _ending(entry, now_ms),
+        ending,
         first,
         last,
         tail,
@@ -505,9 +511,10 @@ def _ending(entry: pb.HttpAccessLogEntry, now_ms: int) -> Ending:
     if status in _RESTING_STATUSES and entry.response.response_code_details != REFUSED_DETAILS:
         wait = entry.response.response_headers.get(RETRY_AFTER, b"")
         rest_ms = retry_after_ms(wait.decode("ascii", "replace"), now_ms)
+    ours = entry.response.response_code_details.startswith(_OUR_FAILURES)
     common = entry.common_properties
     if not common.HasField("response_flags"):
-        return Ending(status, rest_ms=rest_ms)
+        return Ending(status, rest_ms=rest_ms, ours=ours)
     flags = common.response_flags
     return Ending(
         status,
@@ -532,4 +539,5 @@ def _ending(entry: pb.HttpAccessLogEntry, now_ms: int) -> Ending:
         ),
         client_gone=(flags.downstream_connection_termination or flags.downstream_remote_reset),
         rest_ms=rest_ms,
+        ours=ours,
     )
