@@ -137,3 +137,26 @@ def test_nor_for_a_caller_of_another_api_whose_header_goes_along() -> None:
     command = world.ask(body)
     assert isinstance(command, Refuse)
     assert "longer context" in command.refusal.message
+
+
+def test_nor_at_a_fallback_that_is_narrower_than_what_was_asked_for() -> None:
+    world = World(
+        "name: p\ntype: gateway-config\nprices:\n"
+        "  - {provider: openai, model: wide, input_usd_per_mtok: 10, output_usd_per_mtok: 10,\n"
+        "     context_tokens: 1000000}\n---\n"
+        "name: wide\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: w, target: {provider: openai, model: wide}}\n---\n"
+        "name: narrower\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: n, target: {provider: anthropic, model: claude-haiku-4-5}}\n---\n"
+        "name: b\ntype: gateway-budget-config\nbudgets:\n"
+        "  - {id: all, ceiling_usd: 1.5, window: 1d, on_exceed: fallback_to_narrower}\n"
+    )
+    body = chat(model="wide", messages=LONG_PROMPT)
+    moved = world.ask(body)
+    assert isinstance(moved, Forward)
+    assert moved.chain.targets[0].provider.name == "anthropic"
+    world.end()
+    world.extra = [("anthropic-beta", b"context-1m-2025-08-07")]
+    command = world.ask(body)
+    assert isinstance(command, Refuse)
+    assert "longer context" in command.refusal.message
