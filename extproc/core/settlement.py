@@ -112,7 +112,7 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
     done = ending.status < 300 and reported is not None and reported.final
     if not done and _target_failed(ending):
         _failed(gate, entry, target, ending, event.now_ms)
-    elif ending.status:
+    elif ending.status and not ending.ours:
         # Without a status the client left before there was an answer: that says nothing.
         gate.breakers.succeeded(target.name, entry.chain.breaker, event.now_ms)
     if reported is None or not reported.final:
@@ -189,7 +189,7 @@ def _failed(gate: Gate, entry: InFlight, target: Target, ending: Ending, now_ms:
 
 
 def _target_failed(ending: Ending) -> bool:
-    if ending.client_gone:
+    if ending.client_gone or ending.ours:
         return False
     return (
         ending.connect_failed
