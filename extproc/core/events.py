@@ -63,6 +63,8 @@ class Ending(NamedTuple):
     client_gone: bool = False
     rest_ms: int = 0
     """For how long the provider said that it cannot serve; 0: it did not say, or nonsense."""
+    ours: bool = False
+    """The status is that of a failure of ours: the provider may have answered, and bill it."""
 
     @property
     def redirected(self) -> bool:

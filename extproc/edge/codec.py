@@ -281,7 +281,7 @@ def encode_send_attempt(command: SendAttempt) -> bytes:
         )
     headers += _content_length(len(command.body)) + _REMOVED_BETWEEN_ATTEMPTS
     for name, value in command.headers:
-        headers += _set_header(name, safe_text(value).encode())
+        headers += _set_header(name, safe_text(value).encode("latin-1"))
     headers += b"".join([_field(2, name.encode()) for name in command.remove_headers])
     said = _metadata(_notes(command.notes)) if command.notes else b""
     return _body_response(headers, command.body, b"", said)

@@ -8,6 +8,9 @@ from extproc.pb import extproc_pb2 as pb
 from extproc.values.wire_names import REFUSED_DETAILS, RETRY_AFTER, USAGE_METADATA
 from extproc.wire.retry_after import retry_after_ms
 
+_OUR_FAILURES = "ext_proc_"
+"""How Envoy's details begin where it could not ask the sidecar: whether a request may go on, or an
+answer."""
 _RESTING_STATUSES = frozenset((429, 503, 529))
 """With these a wait is about the provider, and not about one request."""
 
@@ -17,6 +20,7 @@ def decode_request_ended(
 ) -> RequestEnded:
     """A request's own log entry; ``timed``: with how fast its last attempt was answered."""
     common = entry.common_properties
+    ending = _ending(entry, now_ms)
     first = last = tail = b""
     metadata = common.metadata.filter_metadata
     if USAGE_METADATA in metadata:
@@ -24,11 +28,13 @@ def decode_request_ended(
         first = fields["first"].string_value.encode() if "first" in fields else b""
         last = fields["last"].string_value.encode() if "last" in fields else b""
         tail = fields["tail"].string_value.encode() if "tail" in fields else b""
+        if "answered" in fields:
+            ending = ending._replace(ours=True)
     first_byte_us, answered_us = _answer_times_us(common) if timed else (0, 0)
     return RequestEnded(
         common.stream_id,
         common.upstream_request_attempt_count,
-        _ending(entry, now_ms),
+        ending,
         first,
         last,
         tail,
@@ -74,9 +80,10 @@ def _ending(entry: pb.HttpAccessLogEntry, now_ms: int) -> Ending:
     if status in _RESTING_STATUSES and entry.response.response_code_details != REFUSED_DETAILS:
         wait = entry.response.response_headers.get(RETRY_AFTER, b"")
         rest_ms = retry_after_ms(wait.decode("ascii", "replace"), now_ms)
+    ours = entry.response.response_code_details.startswith(_OUR_FAILURES)
     common = entry.common_properties
     if not common.HasField("response_flags"):
-        return Ending(status, rest_ms=rest_ms)
+        return Ending(status, rest_ms=rest_ms, ours=ours)
     flags = common.response_flags
     return Ending(
         status,
@@ -101,4 +108,5 @@ def _ending(entry: pb.HttpAccessLogEntry, now_ms: int) -> Ending:
         ),
         client_gone=(flags.downstream_connection_termination or flags.downstream_remote_reset),
         rest_ms=rest_ms,
+        ours=ours,
     )

@@ -85,6 +85,15 @@ def test_a_later_attempt_drops_every_credential_of_the_one_before() -> None:
     assert headers(common.header_mutation)["content-length"] == b"2"
 
 
+def test_a_header_that_is_put_back_has_the_bytes_that_it_came_with() -> None:
+    target, came = forward().chain.targets[1], "J\u00fcrgen".encode()
+    put_back = (("x-asked-by", came.decode("latin-1")),)  # as attempts read them
+    attempt = SendAttempt(target, Operation.CHAT_COMPLETIONS, b"{}", headers=put_back)
+    written = pb.ProcessingResponse.FromString(codec.encode_send_attempt(attempt))
+    mutation = written.request_body.response.header_mutation
+    assert headers(mutation)["x-asked-by"] == came
+
+
 @pytest.mark.parametrize("size", [1, 118, 120, 122, 127, 128, 16_374, 16_383, 16_384, 1 << 21])
 def test_a_translated_answer_replaces_the_providers_bytes_as_the_library_writes_it(
     size: int,

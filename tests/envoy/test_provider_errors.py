@@ -8,10 +8,11 @@ import math
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import httpx
 import pytest
-from envoy_rig import Received, Respond, Rig, answer
+from envoy_rig import PLAIN, Received, Respond, Rig, answer, start_rig_in
 
 from extproc.edge import log_codec
 
@@ -176,9 +177,27 @@ def test_an_answer_that_was_to_be_translated_and_was_not_is_an_error(
     )
     response = rig.post(["p1"], metadata={"caller": "openai"})
     assert response.status_code == 502
+    assert log_codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0).ending.ours
     assert 'message"' not in response.text.replace('"message":', "")
     assert response.json()["error"]["code"] == "no_healthy_target"
     rig.providers["p1"].respond = failing(400, claimed)
     response = rig.post(["p1"], metadata={"caller": "openai"})
     assert (response.status_code, response.text) == (400, "no")
     assert "x-tw-translated" not in response.headers
+    ended = log_codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0)
+    assert not ended.ending.ours
+
+
+def test_an_answer_that_the_sidecar_could_not_be_asked_about_may_be_billed(tmp_path: Path) -> None:
+    foreign = '{dialect: anthropic, base_url: "http://127.0.0.1:PORT"}'
+    rig = start_rig_in(tmp_path, {"p1": PLAIN, "foreign": foreign})
+    try:  # nobody listens for answers here
+        wish = {"set": {"x-tw-translated": "1"}, "metadata": {"caller": "openai"}}
+        response = rig.post(["p1"], **wish)
+        assert response.status_code == 503
+        assert len(rig.providers["p1"].requests) == 1
+        ending = log_codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0).ending
+        assert ending.ours
+        assert not any((ending.connect_failed, ending.timed_out, ending.reset))
+    finally:
+        rig.end()
