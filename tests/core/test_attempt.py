@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from gateway import chat
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from world import NOW, World
 
@@ -248,7 +248,11 @@ STEPS = st.lists(
 )
 
 
+CUT_SHORTER = [("ask", None), ("attempt", None), ("failed", FREE[0]), ("attempt", None)]
+
+
 @given(STEPS, st.integers(2_000, 60_000))
+@example([*CUT_SHORTER, ("report", 443)], 4_435)
 def test_F58_no_order_of_attempts_and_ends_spends_past_the_ceiling_or_ends_one_twice(
     steps: list[tuple[str, Any]], ceiling: int
 ) -> None:
