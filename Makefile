@@ -35,13 +35,15 @@ compiled: $(COMPILED)/.done
 $(COMPILED)/.done: $(SOURCES) packaging/compile.py | $(VENV)/.dev
 	rm -rf $(COMPILED)
 	mkdir -p $(COMPILED)
-	cp -r extproc loadtest configs proto envoy tests docs pyproject.toml compose.yaml $(COMPILED)/
+	cp -r extproc loadtest configs proto envoy pyproject.toml compose.yaml $(COMPILED)/
 	$(BIN)/python packaging/compile.py $(COMPILED)
 	touch $@
 
 # The tests of the compiled modules, against the compiled modules. Two files are left out: they inherit
 # from compiled classes, or replace methods of their objects, and neither can be done.
 test-compiled: compiled
+	rm -rf $(addprefix $(COMPILED)/, tests docs examples)
+	cp -r tests docs examples $(COMPILED)/
 	cd $(COMPILED) && ../../$(BIN)/python -m pytest -q -n 2 --dist loadfile -p no:cacheprovider \
 		--ignore tests/dialects/test_reading_streams.py --ignore tests/ledger/test_emergency.py \
 		tests/core tests/dialects tests/edge tests/ledger tests/values tests/wire tests/integration

@@ -182,8 +182,8 @@ _HEAD = """# What is translated to what
 Made from the code by `python docs/generate.py`; a test keeps it fresh. A row is something that a
 caller asks for, a column the API that the target speaks. Where both speak the same API nothing is
 translated: the body passes byte for byte, but for what another vendor left in the conversation.
-Azure is asked as OpenAI is, and OpenAI's own endpoints
-in chat completions unless the caller speaks responses too.
+Azure is asked as OpenAI is, and OpenAI's own endpoints in chat completions unless the caller
+speaks responses too.
 
 - **yes**: translated.
 - **without X**: translated, X left out because the API has none such; the answer's `x-tfy-dropped`
@@ -202,7 +202,8 @@ Answers keep text, thoughts, tool calls, refusals, the reason to stop and every 
 provider gives. Two things need a word. A generated image is in `images` beside the text in chat
 completions (as OpenRouter and LiteLLM have it), an `image_generation_call` in responses, and a line
 of text that says it was left out in messages, which have no place for it. A provider's answer that
-is out of shape or out of order is cut, and charged as reserved.
+is out of shape or out of order is refused, or cut where the caller has its beginning, and charged
+as reserved.
 """
 
 

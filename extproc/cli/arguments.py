@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from extproc.cli.addresses import address
 from extproc.values.store_address import EMBEDDED, parse_public_address
 
 MAX_WORKERS = 1_024
@@ -69,4 +70,26 @@ def add_store_and_transport(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--transport", choices=("lean", "grpcio"), default="lean", help="Envoy to sidecar (lean)"
+    )
+
+
+def add_console(parser: argparse.ArgumentParser) -> None:
+    """Where operators look: the same for whoever starts a sidecar."""
+    parser.add_argument(
+        "--console",
+        type=address,
+        default=("127.0.0.1", 8090),
+        metavar="HOST:PORT",
+        help="health, metrics, policy and usage (127.0.0.1:8090)",
+    )
+
+
+def add_socket_mode(parser: argparse.ArgumentParser) -> None:
+    """Who may use what is made for Envoy."""
+    parser.add_argument(
+        "--socket-mode",
+        type=mode,
+        default=0o600,
+        metavar="OCTAL",
+        help="660 when Envoy runs as another user of the same group (600)",
     )

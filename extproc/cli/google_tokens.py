@@ -9,7 +9,7 @@ import logging
 import signal
 from pathlib import Path
 
-from extproc.cli.arguments import mode
+from extproc.cli.arguments import add_socket_mode
 from extproc.edge.google_tokens import GoogleTokens
 from extproc.envoy.settings import SYSTEM_CA_FILE, GatewaySettings
 
@@ -33,13 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where tokens are kept for Envoy; the sidecar is told the same",
     )
-    add(
-        "--socket-mode",
-        type=mode,
-        default=0o600,
-        metavar="OCTAL",
-        help="660 when Envoy runs as another user of the same group (600)",
-    )
+    add_socket_mode(parser)
     add("--ca-file", default=SYSTEM_CA_FILE, help="authorities that Google is checked by")
     add("--json", action="store_true", help="no effect: it prints nothing but its log")
 

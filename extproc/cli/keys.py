@@ -16,6 +16,7 @@ import orjson
 
 from extproc.cli.arguments import policy_folder
 from extproc.cli.findings import say_refused
+from extproc.ledger.replaced_file import replace_file
 from extproc.policy.compiler import compile_folder
 from extproc.policy.loader import load_folder, read_folder
 from extproc.policy.snapshot import Credential, PolicySnapshot
@@ -123,10 +124,7 @@ def _write_revoked(folder: Path, before: PolicySnapshot, wanted: Credential) -> 
             after = compile_folder({**files, name: changed}, 1, os.environ)
             if isinstance(after, PolicySnapshot) and after.credentials == credentials:
                 path = folder / name
-                temporary = path.with_name(name + ".new")
-                temporary.write_bytes(changed)
-                temporary.chmod(path.stat().st_mode & 0o777)
-                os.replace(temporary, path)
+                replace_file(path, changed, mode=path.stat().st_mode & 0o777)
                 return True
     return False
 

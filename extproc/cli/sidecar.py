@@ -12,7 +12,12 @@ import orjson
 import uvloop
 
 from extproc.cli.addresses import address
-from extproc.cli.arguments import add_store_and_transport, mode, policy_folder
+from extproc.cli.arguments import (
+    add_console,
+    add_socket_mode,
+    add_store_and_transport,
+    policy_folder,
+)
 from extproc.cli.findings import say_refused
 from extproc.edge.kill_board import KillBoardError
 from extproc.edge.sidecar_process import PolicyRefusedError, SidecarSettings, run_sidecar
@@ -41,13 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where Envoy and sidecar meet (the folder 'run' of --state)",
     )
-    add(
-        "--socket-mode",
-        type=mode,
-        default=0o600,
-        metavar="OCTAL",
-        help="660 when Envoy runs as another user of the same group (600)",
-    )
+    add_socket_mode(parser)
     add(
         "--tokens",
         type=Path,
@@ -62,13 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="where Envoy is told to listen (127.0.0.1:8080)",
     )
-    add(
-        "--console",
-        type=address,
-        default=("127.0.0.1", 8090),
-        metavar="HOST:PORT",
-        help="health, metrics, policy and usage (127.0.0.1:8090)",
-    )
+    add_console(parser)
     add_store_and_transport(parser)
     add("--demo-url", default=None, metavar="URL", help="where the demo provider stands in")
     add(

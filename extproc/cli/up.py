@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from extproc.cli.addresses import address
-from extproc.cli.arguments import add_store_and_transport, count, file, policy_folder
+from extproc.cli.arguments import add_console, add_store_and_transport, count, file, policy_folder
 from extproc.cli.findings import say_refused, text
 from extproc.cli.key_files import key_file_warnings
 from extproc.edge.child import StartError
@@ -33,13 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="where clients connect; port 0 takes a free one (127.0.0.1:8080)",
     )
-    add(
-        "--console",
-        type=address,
-        default=("127.0.0.1", 8090),
-        metavar="HOST:PORT",
-        help="health, metrics, policy and usage (127.0.0.1:8090)",
-    )
+    add_console(parser)
     add(
         "--state",
         type=Path,

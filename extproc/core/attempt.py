@@ -16,7 +16,7 @@ from extproc.core.answer_passage import AnswerPassage
 from extproc.core.breach import fitted
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Refuse, Reserve, SendAttempt
-from extproc.core.context import opens_longer_context
+from extproc.core.context import outgrows_context
 from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bound_tokens
 from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.first_token import FirstToken
@@ -121,7 +121,8 @@ class AttemptMachine:
         applicable = generation.applicable(caller.envelope, caller.credential, model, provider)
         self._counts_likely = applicable.counts_likely
         if applicable.bounds_money and (
-            request.unpriced_at(target.translated) or self._is_longer(request)
+            request.unpriced_at(target.translated)
+            or outgrows_context(request, event.headers, target, entry.chain)
         ):
             return self._refuse(refusals.unbounded(request))
         if applicable.watches_money and request.generates and request.max_output_tokens is None:
@@ -165,13 +166,6 @@ class AttemptMachine:
         if renamed is request.body.body:
             return request
         return parse_inference_request(entry.operation, renamed)
-
-    def _is_longer(self, request: InferenceRequest) -> bool:
-        """Whether the prompt may need a longer context than is reserved, and asks for it."""
-        context = self._target.price.context_tokens
-        if context is None or (request.body_bytes <= context and not request.input_by_reference):
-            return False
-        return opens_longer_context(self._event.headers, self._entry.chain)
 
     def _reserve(self) -> Reserve:
         event = self._event

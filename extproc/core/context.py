@@ -52,6 +52,17 @@ def opens_longer_context(headers: Sequence[tuple[str, bytes]], chain: Chain) -> 
     )
 
 
+def outgrows_context(
+    request: InferenceRequest, headers: Sequence[tuple[str, bytes]], target: Target, chain: Chain
+) -> bool:
+    """Whether the prompt may need a longer context than is reserved at a target, and a header asks
+    for it."""
+    context = target.price.context_tokens
+    if context is None or (request.body_bytes <= context and not request.input_by_reference):
+        return False
+    return opens_longer_context(headers, chain)
+
+
 def _likely_fits(target: Target, body_bytes: int, estimator: Estimator) -> bool:
     context = target.price.context_tokens
     if context is None:

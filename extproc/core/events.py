@@ -39,10 +39,6 @@ class Peeked(NamedTuple):
     now_ms: int
 
 
-class LedgerFailed(NamedTuple):
-    """The ledger could not be asked, or could not make its answer durable."""
-
-
 class AttemptStarted(NamedTuple):
     """Envoy is about to send attempt ``attempt`` of a request to a cluster: one after the first, or
     any to a target for which every attempt is made ready apart."""
@@ -67,6 +63,8 @@ class Ending(NamedTuple):
     client_gone: bool = False
     rest_ms: int = 0
     """For how long the provider said that it cannot serve; 0: it did not say, or nonsense."""
+    ours: bool = False
+    """The status is that of a failure of ours: the provider may have answered, and bill it."""
 
     @property
     def redirected(self) -> bool:

@@ -23,7 +23,7 @@ from extproc.core.callers import Caller, Plan, kind_of
 from extproc.core.choice import Asking, choose
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Answer, AwaitBody, Forward, Peek, Refuse, Reserve, Wait
-from extproc.core.context import opens_longer_context, without_narrow
+from extproc.core.context import opens_longer_context, outgrows_context, without_narrow
 from extproc.core.effective_budget import Question
 from extproc.core.estimate import estimate_amounts, likely_micro_usd, output_bound_tokens
 from extproc.core.events import Peeked, RequestBody, RequestHeaders, Reserved
@@ -199,7 +199,7 @@ class RequestMachine:
             return self._forward_free()
         if request.input_by_reference or request.body_bytes > route.narrowest_bytes:
             if opens_longer_context(self._headers.headers, self._chain):
-                request = self._asked = self._request = request._replace(priority_tier=True)
+                request = self._asked = self._request = request._replace(longer_context=True)
             self._chain = without_narrow(request, self._chain, gate.estimator)
             if not self._chain.targets:
                 return self._refuse(too_long(route, request, gate, self._now_ms))
@@ -409,7 +409,10 @@ class RequestMachine:
         moved = "".join([f" {hold.limit.key}@{hold.scope_value}" for hold in way.moved])
         plan = self._caller.plans.get((self.operation, request.model, target.name + moved))
         self._plan = plan = plan or self._make_plan(target, moved)
-        if plan.applicable.bounds_money and request.unpriced_at(target.translated):
+        if plan.applicable.bounds_money and (
+            request.unpriced_at(target.translated)
+            or outgrows_context(request, self._headers.headers, target, way.chain)
+        ):
             return self._refuse(refusals.unbounded(request))
         return self._reserve(way.chain)
 

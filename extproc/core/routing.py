@@ -164,7 +164,8 @@ class Route:
     def in_order(self, targets: Sequence[Target]) -> Chain:
         """The chain of some of the route's targets in an order. Kept: what Envoy is told about a
         chain is encoded once."""
-        key = tuple([target.id + " " + target.name for target in targets])
+        operation = self.operation
+        key = tuple([f"{one.id} {one.name} {one.clusters[operation]}" for one in targets])
         chain = self._orders.get(key)
         if chain is None:
             if len(self._orders) >= MAX_ORDERS:

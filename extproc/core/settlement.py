@@ -112,7 +112,7 @@ def _end_last(gate: Gate, entry: InFlight, attempt: Attempt, event: RequestEnded
     done = ending.status < 300 and reported is not None and reported.final
     if not done and _target_failed(ending):
         _failed(gate, entry, target, ending, event.now_ms)
-    elif ending.status:
+    elif ending.status and not ending.ours:
         # Without a status the client left before there was an answer: that says nothing.
         gate.breakers.succeeded(target.name, entry.chain.breaker, event.now_ms)
     if reported is None or not reported.final:
@@ -162,7 +162,7 @@ def _end_without_usage(gate: Gate, attempt: Attempt, ending: Ending, now_ms: int
         return _release(gate, attempt, "not connected", now_ms)
     refused = ending.status >= 400 or ending.redirected
     # An answer that could not be translated, or was not waited for, ends as an error of ours.
-    ours = attempt.answered or attempt.given_up
+    ours = attempt.answered or attempt.given_up or ending.ours
     answered = refused and not (ending.timed_out or ending.reset or ours)
     if answered and not ending.client_gone:
         return _release(gate, attempt, f"status {ending.status}", now_ms)
@@ -189,7 +189,7 @@ def _failed(gate: Gate, entry: InFlight, target: Target, ending: Ending, now_ms:
 
 
 def _target_failed(ending: Ending) -> bool:
-    if ending.client_gone:
+    if ending.client_gone or ending.ours:
         return False
     return (
         ending.connect_failed

@@ -190,7 +190,7 @@ class Translation:
     def on_headers(self, status: int, content_type: str, error_name: str = "") -> str:
         """The content type that the caller gets."""
         self._attempt.answered = status < 300
-        return self._answer.on_headers(status, content_type, error_name).content_type
+        return self._answer.on_headers(status, content_type, error_name)
 
     def on_body(self, data: bytes, *, end: bool) -> bytes:
         """The next bytes for the caller; notes what the provider reports it used. Raises
@@ -212,6 +212,5 @@ def _facts(
         vendor_of(target),
         target.price.max_output_tokens,
         endpoint.base_path,
-        azure_api_version=endpoint.api_version,
         headers=headers,
     )

@@ -267,11 +267,6 @@ class WaitingRoom:
         line.called, waiter.called = waiter, True
         return waiter
 
-    @property
-    def has_turns(self) -> bool:
-        """``call`` may have somebody."""
-        return bool(self._to_call)
-
     def due(self, now_ms: int, most: int) -> list[Waiter]:
         """At most so many whose deadline has come, out of their lines: each is tried a last time.
         Lines whose counter has room again by now are marked to be called."""

@@ -48,7 +48,6 @@ class Answer:
     """Seconds since 1970 as the provider says; 0 when it does not."""
     others: list[Answer] = field(default_factory=list)
     """Further choices (``n`` > 1): their parts and stop only."""
-    service_tier: str = ""
 
 
 class PartKind(StrEnum):

@@ -24,6 +24,7 @@ from extproc.dialects.thinking import (
     may_think,
 )
 from extproc.dialects.turns import opened_by_user, told_turns, without_trailing_space
+from extproc.wire.call_ids import CLAUDE_ID_CHARACTERS, fitting_call_id
 
 LEAST_TOP_P = 0.95
 """While it thinks."""
@@ -100,6 +101,11 @@ def is_told(part: Part) -> bool:
     return not isinstance(part, Text) or bool(part.text.strip())
 
 
+def claudes_call_id(call_id: str) -> str:
+    """A call's id as Claude takes it."""
+    return fitting_call_id(call_id, CLAUDE_ID_CHARACTERS, plain=True)
+
+
 def claudes_turns(turns: Sequence[Turn]) -> tuple[list[Turn], list[str]]:
     """The turns as Claude takes them, and what is to be told of them."""
     opened, told = opened_by_user(told_turns(turns, is_told))
@@ -157,6 +163,18 @@ def _budget(wish: ThinkingWish, maximum: int | None) -> int | None:
     if wish.mode == "budget":
         raise UntranslatableError("thinking.budget_tokens", "must be 1024 or more, < max_tokens")
     return None
+
+
+def thinks(fields: Json) -> bool:
+    """Whether a request with these fields asks for thoughts."""
+    return fields.get("thinking", {}).get("type") in ("enabled", "adaptive")
+
+
+def check_stops(conversation: Conversation) -> None:
+    """Raises ``UntranslatableError`` for a stop sequence that Claude does not take."""
+    for stop in conversation.stop:
+        if not stop.strip():
+            raise UntranslatableError("stop", "Claude takes no stop sequence of blanks")
 
 
 def sampling_fields(

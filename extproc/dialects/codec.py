@@ -42,7 +42,6 @@ class TargetFacts(NamedTuple):
     base_path: str = ""
     """Of the endpoint: what the path is put behind."""
     anthropic_version: str = "2023-06-01"
-    azure_api_version: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     """Of the caller's request, those that a provider may read (``anthropic-beta``)."""
 

@@ -57,8 +57,6 @@ class Text:
 
     text: str
     cache: CacheMark | None = None
-    citations: list[Json] = field(default_factory=list)
-    """Annotations of an assistant's text as its dialect wrote them; kept for the same vendor."""
 
 
 @dataclass(slots=True)
@@ -80,6 +78,11 @@ class Media:
     detail: str = ""
     """OpenAI's ``low``, ``high``, ``auto``."""
     cache: CacheMark | None = None
+
+    @property
+    def words(self) -> str:
+        """A plain text document as text, under its name."""
+        return f"{self.name}\n\n{self.text}" if self.name else self.text
 
 
 @dataclass(slots=True)
@@ -106,8 +109,6 @@ class ToolCall:
     """JSON text exactly as the model wrote it; ``{}`` when it wrote nothing."""
     signature: str = ""
     """Google: the thought signature that belongs to this call."""
-    item_id: str = ""
-    """OpenAI Responses: the item's own id, beside the call's."""
     cache: CacheMark | None = None
 
 

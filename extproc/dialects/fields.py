@@ -6,7 +6,7 @@ A field that is null counts as absent, which SDKs mean to be the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -122,6 +122,10 @@ class Fields:
         if not all(isinstance(item, str) for item in items):
             raise self.wrong(key, "a list of strings")
         return items
+
+    def given(self, keys: Iterable[str]) -> list[str]:
+        """Those of the fields that are there, whatever they hold."""
+        return [key for key in keys if self.raw(key) is not None]
 
     def wrong(self, key: str, wanted: str) -> WireError:
         """The error for a value of the wrong type."""

@@ -1,13 +1,12 @@
-"""One attempt between two dialects: its request, and its answer as it arrives.
+"""One attempt's answer as it arrives, from its target's dialect to its caller's.
 
 Pure: the edge feeds it bytes and sends on what it gives. What a provider answers that cannot be
-read raises (``WireError``, ``StreamError``): the answer is then cut, never guessed at.
+read raises (``WireError``, ``StreamError``) and is never guessed at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from extproc.dialects.answer import (
     Answer,
@@ -30,8 +29,6 @@ from extproc.dialects.codec import (
     StreamReader,
     StreamWriter,
     TargetDialect,
-    TargetFacts,
-    WrittenRequest,
 )
 from extproc.dialects.conversation import Media, Part, Refused, Text, Thinking, ToolCall
 from extproc.dialects.provider_error import without_keys
@@ -42,19 +39,6 @@ from extproc.wire.errors import WireError
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A whole answer is held until its end. The longest are some megabytes, with images some tens."""
 _STREAMS = ("text/event-stream", "application/vnd.amazon.eventstream")
-
-
-class AnswerHeaders(NamedTuple):
-    """What the answer's headers become."""
-
-    content_type: str
-
-
-def translate_request(
-    caller: CallerDialect, target: TargetDialect, body: bytes, facts: TargetFacts
-) -> WrittenRequest:
-    """The caller's body as the target takes it. Raises ``WireError``, ``UntranslatableError``."""
-    return target.write_request(caller.read_request(body), facts)
 
 
 class AnswerTranslator:
@@ -81,16 +65,17 @@ class AnswerTranslator:
         self.speaks = False
         """The stream has said more than that it begins."""
 
-    def on_headers(self, status: int, content_type: str, error_name: str = "") -> AnswerHeaders:
-        """The provider's status and type, and what its headers call an error."""
+    def on_headers(self, status: int, content_type: str, error_name: str = "") -> str:
+        """The provider's status and type, and what its headers call an error; the content type that
+        the caller gets."""
         self._status, self._error_name = status, error_name
         answered = status < 400
         if answered and content_type.partition(";")[0].strip().lower() in _STREAMS:
             self._reader = self._target.stream_reader(self._context)
         if answered and (self._stream or self._reader is not None):
             self._writer = self._caller.stream_writer(self._context)
-            return AnswerHeaders(self._caller.stream_content_type)
-        return AnswerHeaders(self._caller.content_type)
+            return self._caller.stream_content_type
+        return self._caller.content_type
 
     def on_body(self, data: bytes, *, end: bool) -> bytes:
         """The next bytes of the answer, to the next bytes for the caller."""

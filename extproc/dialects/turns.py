@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -46,13 +47,30 @@ def link_tool_results(turns: Sequence[Turn]) -> None:
 def arguments_object(call: ToolCall, where: str) -> Json:
     """A call's arguments as an object. Raises ``UntranslatableError``: what a model wrote may be no
     JSON."""
-    try:
-        arguments = orjson.loads(call.arguments or "{}")
-    except orjson.JSONDecodeError:
-        arguments = None
+    arguments = _parsed(call.arguments)
     if not isinstance(arguments, dict):
         raise UntranslatableError(where, "the arguments of a tool call are no JSON object")
     return arguments
+
+
+def shown_arguments(arguments: str, otherwise: str) -> Json:
+    """A model's arguments as the object that clients expect. What is none is kept under the key
+    ``otherwise``, so that the caller sees what the model wrote."""
+    value = _parsed(arguments)
+    return value if isinstance(value, dict) else {otherwise: value}
+
+
+def _parsed(arguments: str) -> Any:
+    """The text itself where it is no JSON."""
+    try:
+        return orjson.loads(arguments or "{}")
+    except orjson.JSONDecodeError:
+        return arguments
+
+
+def results_first(parts: Iterable[Part]) -> list[Part]:
+    """A user's parts as Claude demands them: results answer the calls before them."""
+    return sorted(parts, key=lambda part: not isinstance(part, ToolResult))
 
 
 _BEGIN = "."

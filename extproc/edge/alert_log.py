@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 
 from extproc.core.alerts import MAX_MARKS, Mark
+from extproc.ledger.replaced_file import replace_file
 from extproc.values.notice import Notice, Severity
 
 _log = logging.getLogger(__name__)
@@ -94,12 +95,7 @@ class AlertLog:
         records += [told(notice, [destination]) for notice, destination in self._pending.values()]
         content = b"".join([orjson.dumps(record) + b"\n" for record in records])
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".new")
-        with open(temporary, "wb", opener=_private) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path)
+        replace_file(self._path, content, mode=0o600, durable=True)
         self._rewrite_at_bytes = max(MAX_BYTES, 2 * len(content))
 
     def _apply(self, line: bytes) -> None:

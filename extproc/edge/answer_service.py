@@ -12,6 +12,7 @@ from extproc.core.refusals import UNREADABLE_ANSWER
 from extproc.core.tool_list import ListFilter
 from extproc.dialects.codec import AnswerTranslation, StreamError
 from extproc.edge import codec
+from extproc.edge.immediate_codec import encode_refuse
 from extproc.edge.services import Sidecar
 from extproc.edge.stream import Stream, StreamKind
 from extproc.pb import extproc_pb2 as pb
@@ -105,7 +106,7 @@ class AnswerService:
             else:
                 refusal, name = UNREADABLE_ANSWER, answer.request_id
                 refuse = Refuse(refusal, answer.dialect, name, answer.generation, "")
-                stream.send(codec.encode_refuse(refuse), end=True)
+                stream.send(encode_refuse(refuse), end=True)
             return
         answer.begun = answer.begun or bool(written)
         stream.send(codec.encode_answer_body(written), end=piece.end_of_stream)

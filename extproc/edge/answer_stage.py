@@ -11,6 +11,7 @@ from extproc.core.answer_passage import AnswerPassage
 from extproc.core.attempt import AttemptMachine
 from extproc.edge import codec
 from extproc.edge.clock import Clock
+from extproc.edge.immediate_codec import encode_refuse
 from extproc.edge.metrics import Metrics
 from extproc.edge.stream import Stream
 from extproc.pb import extproc_pb2 as pb
@@ -74,4 +75,4 @@ class AnswerStage:
             stream.send(codec.encode_given_up(), end=True)
         else:
             self._metrics.refused[refuse.refusal.code] += 1
-            stream.send(codec.encode_refuse(refuse), end=True)
+            stream.send(encode_refuse(refuse), end=True)

@@ -1,4 +1,4 @@
-"""ext_proc and access-log messages to events, and commands to messages.
+"""ext_proc messages to what they say, and commands to messages.
 
 Requests are parsed by the protobuf library. Answers are written by hand: an answer is mostly the
 same few bytes about a chain of targets, encoded once and then put together with a body and a
@@ -12,8 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 from extproc.core.commands import Answer, AwaitBody, Forward, Refuse, SendAttempt, Verdict
-from extproc.core.events import AttemptFailed, Ending, RequestEnded, RequestGoesOn
 from extproc.core.routing import Chain
+from extproc.edge.header_text import header_text, safe_text
+from extproc.edge.immediate_codec import encode_answer, encode_refuse
 from extproc.edge.mcp_codec import encode_call
 from extproc.envoy.ext_proc import (
     DETAILS_ATTRIBUTE,
@@ -25,29 +26,20 @@ from extproc.pb import extproc_pb2 as pb
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import Operation
 from extproc.values.limit import MONEY, Unit
-from extproc.values.refusal import RefusalCode
 from extproc.values.wire_names import (
-    ANSWER_HEADERS,
     CALLER_KEY,
     DECIDED_HEADER,
     METADATA,
-    REFUSED_DETAILS,
-    RETRY_AFTER,
     TRANSLATED_HEADER,
-    USAGE_METADATA,
 )
-from extproc.wire.error_body import amount_text, refusal_body, refusal_headers
+from extproc.wire.error_body import amount_text
 from extproc.wire.headers import CREDENTIAL_HEADERS
-from extproc.wire.retry_after import retry_after_ms
 
 _OVERWRITE = b"\x18\x02"  # HeaderValueOption.append_action = OVERWRITE_IF_EXISTS_OR_ADD
-_UNSAFE = {ord(c): None for c in "\r\n\0"}
 _SHORT_BYTES = 100
 LARGE_MESSAGE_BYTES = 64 * 1024
 MAX_ENCODED = 1_024
 """Prepared answers per chain: operations times sets of rules, which are few."""
-MAX_HEADER_CHARACTERS = 1_024
-"""Values of answer headers are ours, but rule ids are the policy's: longer ones are cut."""
 
 
 # -- protobuf, by hand ----------------------------------------------------------------------------
@@ -110,11 +102,6 @@ def _content_length(length: int) -> bytes:
         size,
         digits,
     )
-
-
-def _text(value: str) -> str:
-    """A header value that no policy text can break."""
-    return value.translate(_UNSAFE)[:MAX_HEADER_CHARACTERS]
 
 
 # -- requests -------------------------------------------------------------------------------------
@@ -195,7 +182,7 @@ def encode_forward(command: Forward) -> bytes:
 
 
 def _notes(notes: Sequence[tuple[str, str]]) -> bytes:
-    return b"".join([_string(key.encode(), _text(text).encode()) for key, text in notes])
+    return b"".join([_string(key.encode(), header_text(text).encode()) for key, text in notes])
 
 
 def _metadata(entries: bytes) -> bytes:
@@ -255,7 +242,7 @@ def _chain_metadata(chain: Chain, command: Forward) -> bytes:
     if command.hide_usage:
         verdict.update({"hide_usage": True})
     if command.rules:
-        verdict.update({"rules": _text(command.rules)})
+        verdict.update({"rules": header_text(command.rules)})
     return verdict.SerializeToString()
 
 
@@ -294,7 +281,7 @@ def encode_send_attempt(command: SendAttempt) -> bytes:
         )
     headers += _content_length(len(command.body)) + _REMOVED_BETWEEN_ATTEMPTS
     for name, value in command.headers:
-        headers += _set_header(name, value.translate(_UNSAFE).encode())
+        headers += _set_header(name, safe_text(value).encode("latin-1"))
     headers += b"".join([_field(2, name.encode()) for name in command.remove_headers])
     said = _metadata(_notes(command.notes)) if command.notes else b""
     return _body_response(headers, command.body, b"", said)
@@ -371,56 +358,6 @@ def _hold(seconds: int) -> bytes:
     return response.SerializeToString()
 
 
-def encode_refuse(command: Refuse) -> bytes:
-    """An immediate response with the refusal in the caller's dialect."""
-    refusal = command.refusal
-    headers = refusal_headers(refusal)
-    headers.append(("x-tfy-policy-generation", str(command.generation)))
-    if command.rules:
-        headers.append(("x-tfy-applied-rules", _text(command.rules)))
-    for key, text in refusal.extra:
-        if key in ANSWER_HEADERS:
-            headers.append((ANSWER_HEADERS[key], _text(text)))
-    limit = refusal.limit
-    if limit is not None:
-        left = max(0, limit.limit - limit.spent - limit.reserved)
-        if refusal.code is RefusalCode.SPEND_VELOCITY_EXCEEDED:
-            pass  # what a minute has left is no budget, and a client could take it for one
-        elif limit.unit == "usd":
-            headers.append(("x-budget-remaining-usd", amount_text("usd", left)))
-        else:
-            kind = "requests" if limit.unit == "requests" else "tokens"
-            if refusal.retry_after_s is not None:
-                headers.append((f"x-ratelimit-reset-{kind}", f"{refusal.retry_after_s}s"))
-            headers.append((f"x-ratelimit-limit-{kind}", str(limit.limit)))
-            headers.append((f"x-ratelimit-remaining-{kind}", str(left)))
-    body = refusal_body(command.dialect, refusal, command.request_id, command.generation)
-    return _immediate(refusal.status, headers, body)
-
-
-def encode_answer(command: Answer) -> bytes:
-    """An immediate response with a document of our own."""
-    headers = [
-        ("content-type", "application/json"),
-        ("x-tfy-policy-generation", str(command.generation)),
-    ]
-    return _immediate(200, headers, command.body)
-
-
-def _immediate(status: int, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
-    response = pb.ProcessingResponse()
-    immediate = response.immediate_response
-    immediate.status.code = status
-    immediate.body = body
-    immediate.details = REFUSED_DETAILS
-    for name, value in headers:
-        option = immediate.headers.set_headers.add()
-        option.header.key = name
-        option.header.raw_value = value.encode()
-        option.append_action = 2
-    return response.SerializeToString()
-
-
 def encode(command: Verdict) -> tuple[bytes, bool]:
     """The message for a command, and whether it is the stream's last."""
     if isinstance(command, AwaitBody):
@@ -434,102 +371,3 @@ def encode(command: Verdict) -> tuple[bytes, bool]:
     if isinstance(command, Answer):
         return encode_answer(command), True
     return encode_call(command), True
-
-
-# -- access log -----------------------------------------------------------------------------------
-
-
-_RESTING_STATUSES = frozenset((429, 503, 529))
-"""With these a wait is about the provider, and not about one request."""
-
-
-def decode_request_ended(
-    entry: pb.HttpAccessLogEntry, now_ms: int, *, timed: bool = False
-) -> RequestEnded:
-    """A request's own log entry; ``timed``: with how fast its last attempt was answered."""
-    common = entry.common_properties
-    first = last = tail = b""
-    metadata = common.metadata.filter_metadata
-    if USAGE_METADATA in metadata:
-        fields = metadata[USAGE_METADATA].fields
-        first = fields["first"].string_value.encode() if "first" in fields else b""
-        last = fields["last"].string_value.encode() if "last" in fields else b""
-        tail = fields["tail"].string_value.encode() if "tail" in fields else b""
-    first_byte_us, answered_us = _answer_times_us(common) if timed else (0, 0)
-    return RequestEnded(
-        common.stream_id,
-        common.upstream_request_attempt_count,
-        _ending(entry, now_ms),
-        first,
-        last,
-        tail,
-        now_ms,
-        entry.response.response_body_bytes,
-        first_byte_us,
-        answered_us,
-    )
-
-
-def _answer_times_us(common: pb.AccessLogCommon) -> tuple[int, int]:
-    """From the sending of the last attempt to the first and the last byte of its answer; zeros
-    where there was none."""
-    sent, last = common.time_to_first_upstream_tx_byte, common.time_to_last_upstream_rx_byte
-    if not (common.HasField("time_to_first_upstream_tx_byte") and last.ByteSize()):
-        return 0, 0
-    first = common.time_to_first_upstream_rx_byte
-    sent_us = sent.ToMicroseconds()
-    return max(0, first.ToMicroseconds() - sent_us), max(0, last.ToMicroseconds() - sent_us)
-
-
-def decode_request_goes_on(entry: pb.HttpAccessLogEntry, now_ms: int) -> RequestGoesOn:
-    """An entry that Envoy writes while a request is being answered."""
-    request_id = entry.common_properties.stream_id
-    return RequestGoesOn(request_id, entry.response.response_body_bytes, now_ms)
-
-
-def decode_attempt_failed(entry: pb.HttpAccessLogEntry, now_ms: int) -> AttemptFailed:
-    """A failed attempt's log entry."""
-    headers = entry.request.request_headers
-    number = headers.get("x-envoy-attempt-count", "")
-    return AttemptFailed(
-        headers.get("x-request-id", ""),
-        int(number) if number.isdigit() else 0,
-        _ending(entry, now_ms),
-        now_ms,
-    )
-
-
-def _ending(entry: pb.HttpAccessLogEntry, now_ms: int) -> Ending:
-    status = entry.response.response_code.value
-    rest_ms = 0
-    if status in _RESTING_STATUSES and entry.response.response_code_details != REFUSED_DETAILS:
-        wait = entry.response.response_headers.get(RETRY_AFTER, b"")
-        rest_ms = retry_after_ms(wait.decode("ascii", "replace"), now_ms)
-    common = entry.common_properties
-    if not common.HasField("response_flags"):
-        return Ending(status, rest_ms=rest_ms)
-    flags = common.response_flags
-    return Ending(
-        status,
-        connect_failed=(
-            flags.upstream_connection_failure
-            or flags.no_healthy_upstream
-            or flags.no_cluster_found
-            or flags.dns_resolution_failure
-            or flags.upstream_overflow
-        ),
-        timed_out=(
-            flags.upstream_request_timeout
-            or flags.stream_idle_timeout
-            or flags.duration_timeout
-            or flags.upstream_max_stream_duration_reached
-        ),
-        reset=(
-            flags.local_reset
-            or flags.upstream_remote_reset
-            or flags.upstream_connection_termination
-            or flags.upstream_protocol_error
-        ),
-        client_gone=(flags.downstream_connection_termination or flags.downstream_remote_reset),
-        rest_ms=rest_ms,
-    )

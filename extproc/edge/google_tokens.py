@@ -32,9 +32,9 @@ from extproc.envoy.token_folder import (
     open_token_folder,
     read_key_list,
     read_token_state,
-    replace_file,
     write_token_state,
 )
+from extproc.ledger.replaced_file import replace_file
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class GoogleTokens:
         # Without a token Envoy sends nothing, and with one nobody is told before Envoy has it.
         folder = open_token_folder(self._settings)
         mode = 0o640 if self._settings.is_shared else 0o600
-        replace_file(folder / token_file(key_file), token.encode(), mode)
+        replace_file(folder / token_file(key_file), token.encode(), mode=mode)
         write_token_state(folder, key_file, state)
 
     async def _exchange(self, key_file: str) -> Token:

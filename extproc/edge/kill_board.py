@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,6 +18,7 @@ import msgspec
 from extproc.core.gate import Gate
 from extproc.edge.clock import Clock
 from extproc.edge.share_link import RETRY_S
+from extproc.ledger.replaced_file import replace_file
 from extproc.policy.kill_documents import MAX_REASON_CHARACTERS, is_kill_value
 from extproc.policy.matching import MATCH_FIELDS
 from extproc.policy.snapshot import Kill
@@ -208,14 +208,4 @@ def _read(path: Path) -> list[Order]:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path, content, durable=True)

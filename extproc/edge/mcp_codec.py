@@ -8,25 +8,21 @@ from __future__ import annotations
 from typing import Any
 
 from extproc.core.commands import ForwardCall, RefuseCall
+from extproc.edge.header_text import header_text, set_headers
+from extproc.edge.immediate_codec import immediate, told_headers
 from extproc.ledger.port import Remaining
 from extproc.pb import extproc_pb2 as pb
 from extproc.values.limit import MONEY
 from extproc.values.refusal import RefusalCode
 from extproc.values.wire_names import (
-    ANSWER_HEADERS,
     CALLER_KEY,
     DECIDED_HEADER,
     MCP_CALLER,
     METADATA,
-    REFUSED_DETAILS,
     TRANSLATED_HEADER,
 )
-from extproc.wire.error_body import amount_text, refusal_headers
+from extproc.wire.error_body import amount_text
 from extproc.wire.json_rpc import error_message, refused_result
-
-_OVERWRITE = 2
-_UNSAFE = {ord(c): None for c in "\r\n\0"}
-_MAX_HEADER_CHARACTERS = 1_024
 
 
 def encode_call(command: ForwardCall | RefuseCall) -> bytes:
@@ -48,16 +44,12 @@ def _forward(command: ForwardCall) -> bytes:
     ]
     if command.is_list:
         headers.append((TRANSLATED_HEADER, "1"))
-    for name, value in headers:
-        option = common.header_mutation.set_headers.add()
-        option.header.key = name
-        option.header.raw_value = value.encode()
-        option.append_action = _OVERWRITE
+    set_headers(common.header_mutation, headers)
     common.header_mutation.remove_headers.extend(command.remove_headers)
     said: dict[str, Any] = {"gen": str(command.generation)}
     if command.rules:
-        said["rules"] = _text(command.rules)
-    said |= {key: _text(value) for key, value in command.notes}
+        said["rules"] = header_text(command.rules)
+    said |= {key: header_text(value) for key, value in command.notes}
     for one in command.remaining:
         said |= _left(one, command.now_ms)
     clusters = [{"cluster_name": endpoint.cluster, "weight": 1}]
@@ -77,35 +69,13 @@ def _left(remaining: Remaining, now_ms: int) -> dict[str, str]:
 
 def _refuse(command: RefuseCall) -> bytes:
     refusal = command.refusal
-    headers = refusal_headers(refusal)
-    headers.append(("x-tfy-policy-generation", str(command.generation)))
-    if command.rules:
-        headers.append(("x-tfy-applied-rules", _text(command.rules)))
+    headers = told_headers(refusal, command.rules, command.generation)
     if refusal.code is RefusalCode.INVALID_CREDENTIAL:
         headers.append(("www-authenticate", "Bearer"))
-    for key, text in refusal.extra:
-        if key in ANSWER_HEADERS:
-            headers.append((ANSWER_HEADERS[key], _text(text)))
-    write = error_message
-    status = refusal.status
-    if command.message_id is not None:
-        if command.as_result:
-            write = refused_result  # type: ignore[assignment]
-        if command.as_result or refusal.code is RefusalCode.TOOL_NOT_ALLOWED:
-            status = 200  # the message was understood, and this is its answer
-    response = pb.ProcessingResponse()
-    immediate = response.immediate_response
-    immediate.status.code = status
-    immediate.body = write(refusal, command.message_id, command.request_id, command.generation)
-    immediate.details = REFUSED_DETAILS
-    for name, value in headers:
-        option = immediate.headers.set_headers.add()
-        option.header.key = name
-        option.header.raw_value = value.encode()
-        option.append_action = _OVERWRITE
-    return response.SerializeToString()
-
-
-def _text(value: str) -> str:
-    """A header value that no policy text can break."""
-    return value.translate(_UNSAFE)[:_MAX_HEADER_CHARACTERS]
+    message_id, request_id, number = command.message_id, command.request_id, command.generation
+    if message_id is not None and command.as_result:
+        # The message was understood, and this is its answer: as is that a tool may not be called.
+        return immediate(200, headers, refused_result(refusal, message_id, request_id, number))
+    answered = message_id is not None and refusal.code is RefusalCode.TOOL_NOT_ALLOWED
+    body = error_message(refusal, message_id, request_id, number)
+    return immediate(200 if answered else refusal.status, headers, body)

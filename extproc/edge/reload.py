@@ -25,6 +25,7 @@ from extproc.edge.services import Sidecar
 from extproc.envoy.delivery import DeliveryRejectedError, EnvoyUnreachableError, FileDelivery
 from extproc.envoy.render import render
 from extproc.envoy.settings import GatewaySettings
+from extproc.ledger.replaced_file import replace_file
 from extproc.policy.compiler import compile_folder
 from extproc.policy.loader import read_folder
 from extproc.policy.snapshot import Finding, PolicySnapshot
@@ -78,12 +79,7 @@ class GenerationNumbers:
         self._last += 1
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_suffix(".new")
-            with temporary.open("wb") as file:
-                file.write(b"%d\n" % self._last)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
+            replace_file(self._path, b"%d\n" % self._last, durable=True)
         except OSError as error:
             _log.error("the policy's generation number cannot be kept: %s", error)
 

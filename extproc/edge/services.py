@@ -36,8 +36,7 @@ from extproc.core.generation import Generation
 from extproc.core.queueing import QueueingMachine
 from extproc.core.tool_calls import ToolCallMachine, is_mcp
 from extproc.core.waiting import Turn
-from extproc.dialects.codec import StreamError
-from extproc.edge import codec
+from extproc.edge import codec, log_codec
 from extproc.edge.answer_stage import AnswerStage
 from extproc.edge.clock import Clock
 from extproc.edge.metrics import Metrics
@@ -57,7 +56,6 @@ from extproc.pb import extproc_pb2 as pb
 from extproc.values.dialect import MCP_PREFIX
 from extproc.values.limit import Unit
 from extproc.values.wire_names import ATTEMPT_LOG
-from extproc.wire.errors import WireError
 
 _log = logging.getLogger(__name__)
 
@@ -347,7 +345,7 @@ class AttemptService(_DecidingService):
             return
         machine: AttemptMachine | AnswerStage | None = stream.state
         if isinstance(machine, AnswerStage):
-            self._answered(stream, machine, message, phase)
+            machine.message(stream, message, phase)
             return
         if phase != "request_body" or machine is None:
             stream.fail()
@@ -359,18 +357,6 @@ class AttemptService(_DecidingService):
             self._fail_closed(stream, machine)
             return
         self._go_on(stream, machine, command)
-
-    def _answered(
-        self, stream: Stream, stage: AnswerStage, message: pb.ProcessingRequest, phase: str
-    ) -> None:
-        """The next piece of an answer. What cannot be read cuts it: a wrong answer never leaves."""
-        try:
-            stage.message(stream, message, phase)
-        except (WireError, StreamError) as error:
-            self._sidecar.metrics.untranslatable_answers += 1
-            _log.warning("an answer could not be translated, and was cut: %s", error)
-            stage.closed()
-            stream.fail()
 
 
 class AccessLogService(_Service):
@@ -404,17 +390,17 @@ class AccessLogService(_Service):
     def _entry(self, entry: Any, attempts: bool, now_ms: int) -> None:
         sidecar = self._sidecar
         if attempts:
-            failed = codec.decode_attempt_failed(entry, now_ms)
+            failed = log_codec.decode_attempt_failed(entry, now_ms)
             holds = self._waited_for(failed.request_id)
             sidecar.end(settlement.attempt_failed(sidecar.gate, failed), now_ms)
             sidecar.queue.freed(holds)
         elif entry.common_properties.intermediate_log_entry:
-            goes_on = codec.decode_request_goes_on(entry, now_ms)
+            goes_on = log_codec.decode_request_goes_on(entry, now_ms)
             for renew in settlement.request_goes_on(sidecar.gate, goes_on):
                 sidecar.ledger.renew(renew.reservation_id, renew.lease_until_ms, renew.at_least)
         else:
             timed = sidecar.gate.generation.times_answers
-            ended = codec.decode_request_ended(entry, now_ms, timed=timed)
+            ended = log_codec.decode_request_ended(entry, now_ms, timed=timed)
             holds = self._waited_for(ended.request_id)
             sidecar.end(settlement.request_ended(sidecar.gate, ended), now_ms)
             sidecar.queue.freed(holds)

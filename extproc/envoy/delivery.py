@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import os
 from collections.abc import Set
 from typing import Any
 
@@ -22,6 +21,7 @@ from extproc.envoy.credentials import secret_file
 from extproc.envoy.render import discovery_response
 from extproc.envoy.settings import GatewaySettings
 from extproc.envoy.token_folder import GOOGLE, open_token_folder, write_key_list
+from extproc.ledger.replaced_file import replace_file
 from extproc.values.wire_names import ADMIN_SOCKET
 
 Json = dict[str, Any]
@@ -177,9 +177,7 @@ class FileDelivery:
 
     def _replace(self, name: str, data: bytes) -> None:
         # Envoy sees renames inside the folder, never writes in place.
-        temporary = self._folder / (name + ".new")
-        temporary.write_bytes(data)
-        os.replace(temporary, self._folder / name)
+        replace_file(self._folder / name, data)
 
 
 async def _confirm(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import os
 import resource
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
@@ -75,18 +73,3 @@ def envoy_command(settings: GatewaySettings, *, concurrency: int | None) -> list
     if concurrency is not None:
         command += ["--concurrency", str(concurrency)]
     return command
-
-
-async def start_envoy(
-    settings: GatewaySettings,
-    log: Path,
-    *,
-    concurrency: int | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> asyncio.subprocess.Process:
-    """Starts Envoy with its log in a file."""
-    command = envoy_command(settings, concurrency=concurrency)
-    with log.open("ab") as output:
-        return await asyncio.create_subprocess_exec(
-            *command, stdout=output, stderr=output, env=environ, start_new_session=True
-        )

@@ -19,6 +19,7 @@ import orjson
 
 from extproc.envoy.credentials import token_state_file
 from extproc.envoy.settings import GatewaySettings
+from extproc.ledger.replaced_file import replace_file
 
 GOOGLE = "google:"
 """What SDS names of Google credentials begin with; the key file follows."""
@@ -62,7 +63,7 @@ def open_token_folder(settings: GatewaySettings) -> Path:
 
 def write_key_list(config_folder: Path, key_files: list[str]) -> None:
     """Says for which key files tokens are wanted. Raises ``OSError``."""
-    replace_file(config_folder / _KEY_LIST, orjson.dumps(key_files), 0o644)
+    replace_file(config_folder / _KEY_LIST, orjson.dumps(key_files), mode=0o644)
 
 
 def read_key_list(config_folder: Path) -> list[str]:
@@ -87,19 +88,7 @@ def read_token_state(folder: Path, key_file: str) -> TokenState:
 
 def write_token_state(folder: Path, key_file: str, state: TokenState) -> None:
     """Says how a token is. Raises ``OSError``."""
-    replace_file(folder / token_state_file(key_file), orjson.dumps(state._asdict()), 0o644)
-
-
-def replace_file(path: Path, data: bytes, mode: int) -> None:
-    """Writes a file aside and renames it: who reads it sees the old one or the new one, and it is
-    never readable to more than ``mode`` says. Raises ``OSError``."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # whatever the umask of this process
-        file.write(data)
-    os.replace(temporary, path)
+    replace_file(folder / token_state_file(key_file), orjson.dumps(state._asdict()), mode=0o644)
 
 
 def _bounded(path: Path) -> bytes:

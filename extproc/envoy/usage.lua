@@ -208,6 +208,8 @@ function envoy_on_response(handle)
     return -- what tools answer is nobody's usage
   elseif verdict.caller and not seen then
     -- Decided by a policy that is newer than this request's filters: it may be in another dialect.
+    -- The provider bills it all the same.
+    ship(handle, "answered", "1", 1)
     bad_gateway(handle, headers, "The policy changed while this request waited. Ask again.")
     return
   end

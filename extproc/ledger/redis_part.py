@@ -15,7 +15,6 @@ store does not know yet:
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,6 +32,7 @@ from extproc.ledger.journal import Journal
 from extproc.ledger.port import LedgerUnavailableError
 from extproc.ledger.redis_batch import Asked, Told, pack
 from extproc.ledger.redis_names import Names, window_name
+from extproc.ledger.replaced_file import replace_file
 from extproc.values.limit import NOTHING
 
 _log = logging.getLogger(__name__)
@@ -89,13 +89,8 @@ class Part:
     def keep(self) -> None:
         """Bridges two segments: until the new one has its own notes, these are in a file."""
         notes = [["e", *self.memory], *(_note(told) for told in self.undelivered if told.journaled)]
-        temporary = self._bridge.with_suffix(".new")
         try:
-            with temporary.open("wb") as file:
-                file.write(orjson.dumps(notes))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._bridge)
+            replace_file(self._bridge, orjson.dumps(notes), durable=True)
         except OSError as error:
             _log.error("what is known of the store cannot be kept: %s", error)
 

@@ -19,7 +19,7 @@ import hiredis
 from extproc.ledger.redis_errors import unavailable
 from extproc.ledger.redis_link import Link, connect
 from extproc.ledger.redis_names import Names
-from extproc.ledger.redis_part import Chunk, Part
+from extproc.ledger.redis_part import Part
 from extproc.ledger.redis_scripts import Scripts
 from extproc.values.store_address import StoreAddress
 
@@ -110,7 +110,6 @@ class Session:
         self._part = part
         self._learn_ms = learn_ms
         self._push = ""
-        self._chunks: list[Chunk] = []
         self.server = Server("", (0, 0), "", False)
 
     async def greet(self, link: Link) -> None:
@@ -185,7 +184,7 @@ class Session:
             _members(answer[6]),
         )
         if joined.part == "here":
-            self._push, self._chunks = "", []
+            self._push = ""
             self._part.note_seen(joined.epoch, joined.sequence, joined.members)
         return joined
 

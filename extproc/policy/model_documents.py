@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from extproc.policy.drafts import Drafts, ModelDraft, RuleDraft, TargetDraft
 from extproc.policy.override_documents import read_overrides
 from extproc.policy.reading import NAME, Section
@@ -13,6 +15,7 @@ from extproc.policy.routing_documents import (
 )
 from extproc.policy.snapshot import IDLE_TIMEOUT_MS, BreakerPolicy
 from extproc.wire.capabilities import Capability
+from extproc.wire.overrides import Overrides
 
 MAX_TIMEOUT_MS = 600_000
 MAX_IDLE_S = IDLE_TIMEOUT_MS // 1000
@@ -42,26 +45,7 @@ def read_virtual_model(document: Section, drafts: Drafts) -> None:
     rule_type = read_rule_type(document)
     sticky = read_sticky(document)
     rules = [_rule(rule, drafts) for rule in document.sections("rules", required=True)]
-    fallbacks = []
-    for target in document.sections("fallbacks"):
-        provider = target.text("provider", required=True)
-        model = target.text("model", required=True)
-        timeout_ms, first_token_timeout_ms = _timeouts(target)
-        fallbacks.append(
-            TargetDraft(
-                target,
-                target.text("id", f"{provider}/{model}"),
-                provider,
-                model,
-                timeout_ms,
-                0,
-                _lacks(target),
-                first_token_timeout_ms,
-                read_overrides(target, drafts.prefix),
-            )
-        )
-        fallbacks[-1].idle_timeout_ms = _idle_timeout_ms(target)
-        target.done()
+    fallbacks = [_fallback(target, drafts) for target in document.sections("fallbacks")]
     drafts.models.append(
         ModelDraft(
             document,
@@ -79,26 +63,14 @@ def read_virtual_model(document: Section, drafts: Drafts) -> None:
 def _rule(rule: Section, drafts: Drafts) -> RuleDraft:
     rule_id = rule.identifier()
     weight = rule.integer("weight", 1, 0, MAX_WEIGHT)
-    timeout_ms, first_token_timeout_ms = _timeouts(rule)
-    overrides = read_overrides(rule, drafts.prefix)
+    asked = _asked(rule, drafts)
     target = rule.section("target", required=True)
     member: TargetDraft | str = ""
     if target is not None:
         model = target.text("model", required=True)
         if "provider" in target or not model:
             provider = target.text("provider", required=True)
-            member = TargetDraft(
-                target,
-                rule_id,
-                provider,
-                model,
-                timeout_ms,
-                weight,
-                _lacks(target),
-                first_token_timeout_ms,
-                overrides,
-            )
-            member.idle_timeout_ms = _idle_timeout_ms(rule)
+            member = _target(target, rule_id, provider, model, weight, asked)
         else:
             member = model
             for key in _OF_TARGETS:
@@ -120,9 +92,46 @@ def _rule(rule: Section, drafts: Drafts) -> RuleDraft:
     return draft
 
 
-def _idle_timeout_ms(section: Section) -> int:
-    seconds = section.integer("idle_timeout_seconds", IDLE_TIMEOUT_MS // 1000, 1, MAX_IDLE_S)
-    return seconds * 1000
+def _fallback(target: Section, drafts: Drafts) -> TargetDraft:
+    provider = target.text("provider", required=True)
+    model = target.text("model", required=True)
+    target_id = target.text("id", f"{provider}/{model}")
+    draft = _target(target, target_id, provider, model, 0, _asked(target, drafts))
+    target.done()
+    return draft
+
+
+class _Asked(NamedTuple):
+    """How a target is asked: what its rule says, or a fallback itself."""
+
+    timeout_ms: int
+    first_token_timeout_ms: int
+    overrides: Overrides | None
+    idle_timeout_ms: int
+
+
+def _asked(section: Section, drafts: Drafts) -> _Asked:
+    timeout_ms, first_token_timeout_ms = _timeouts(section)
+    idle_s = section.integer("idle_timeout_seconds", IDLE_TIMEOUT_MS // 1000, 1, MAX_IDLE_S)
+    overrides = read_overrides(section, drafts.prefix)
+    return _Asked(timeout_ms, first_token_timeout_ms, overrides, idle_s * 1000)
+
+
+def _target(
+    target: Section, target_id: str, provider: str, model: str, weight: int, asked: _Asked
+) -> TargetDraft:
+    return TargetDraft(
+        target,
+        target_id,
+        provider,
+        model,
+        asked.timeout_ms,
+        weight,
+        _lacks(target),
+        asked.first_token_timeout_ms,
+        asked.overrides,
+        asked.idle_timeout_ms,
+    )
 
 
 def _timeouts(section: Section) -> tuple[int, int]:

@@ -52,12 +52,13 @@ def _leads_to(draft: ModelDraft) -> list[str]:
 
 def targets_of(rules: Sequence[Rule]) -> tuple[Target, ...]:
     """The targets of rules, those of nested models included, each once."""
-    found: dict[str, Target] = {}
+    found: dict[tuple[str, ...], Target] = {}
     for rule in rules:
         member = rule.member
         targets = (member,) if isinstance(member, Target) else member.all_targets
         for target in targets:
-            found.setdefault(f"{target.id} {target.name}", target)
+            # One that is asked otherwise has clusters of its own.
+            found.setdefault((target.id, target.name, *target.clusters.values()), target)
     return tuple(found.values())
 
 

@@ -79,11 +79,20 @@ _HARMLESS = frozenset(
 )  # fmt: skip
 """Known to change no price and no length."""
 
-_WHY = (
-    (_BOUND, "decides what is reserved; a target's own model and limits set it"),
-    (_PROMPT, "is the prompt, which is the caller's"),
-    (_BILLED, "is billed apart, and no reservation would hold it"),
-)
+
+def _spelled(name: str) -> str:
+    """Google reads every field as ``candidateCount`` and as ``candidate_count``."""
+    return name.replace("_", "").casefold()
+
+
+_WHY = {
+    **dict.fromkeys(
+        map(_spelled, _BOUND), "decides what is reserved; a target's own model and limits set it"
+    ),
+    **dict.fromkeys(map(_spelled, _PROMPT), "is the prompt, which is the caller's"),
+    **dict.fromkeys(map(_spelled, _BILLED), "is billed apart, and no reservation would hold it"),
+    **{_spelled(name): f"is written {name}" for name in HOLDERS},
+}
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^`|~-]+")
 _VALUE = re.compile(r"[ -~\t]*")
 _OWN_HEADERS = frozenset(
@@ -145,9 +154,9 @@ def _params(section: Section) -> Params | None:
     inside: dict[str, Params] = {}
     fields: dict[str, bytes | None] = {}
     for key, node in written.items():
-        if key in HOLDERS and isinstance(node.value, dict):
-            holder = Section(node, section.file, section.findings, key)
-            inside[key] = Params(_fields(holder))
+        if key in HOLDERS:
+            # Only field by field: with the rest of it the maximum would go.
+            inside[key] = Params(_fields(Section(node, section.file, section.findings, key)))
         else:
             fields[key] = _field(written, key, node)
     params = Params(fields, inside)
@@ -169,11 +178,11 @@ def _fields(holder: Section) -> dict[str, bytes | None]:
 
 def _field(section: Section, key: str, node: Node) -> bytes | None:
     """The JSON text of one field."""
-    for names, why in _WHY:
-        if key in names:
-            section.error(key, "override_of_bound", f"{key} {why}")
+    why = None if key in _HARMLESS else _WHY.get(_spelled(key))
+    if why is not None:
+        section.error(key, "override_of_bound", f"{key[:80]} {why}")
     plain = _plain(node)
-    if plain is not None and key not in _HARMLESS and not any(key in names for names, _ in _WHY):
+    if plain is not None and key not in _HARMLESS and why is None:
         section.warning(
             key, "unknown_param", f"{key[:80]}: what it costs, if anything, is outside the proof"
         )

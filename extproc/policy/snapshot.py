@@ -9,7 +9,7 @@ from extproc.policy.matching import LimitIndex
 from extproc.policy.mcp_server import McpServer, Patterns
 from extproc.policy.routing_rules import RuleType, Sla, Sticky, When
 from extproc.values.dialect import Dialect, Operation
-from extproc.values.limit import Breach, BreachKind, Limit, Scope
+from extproc.values.limit import Breach, Limit, Scope
 from extproc.values.money import Price
 from extproc.values.store_address import DEFAULT_NAMESPACE, EMBEDDED
 from extproc.wire.capabilities import Capability
@@ -115,8 +115,6 @@ class Provider:
     name: str
     endpoints: Mapping[Dialect, Endpoint]
     credential: CredentialRef | None = None
-    on_disconnect: str = "reserved"
-    """``reserved`` (default): a cut call is charged at its reservation. ``delivered``: see docs."""
 
 
 IDLE_TIMEOUT_MS = 300_000
@@ -323,9 +321,6 @@ class Channels:
     pagerduty: PagerDutyChannel | None = None
     webhooks: Mapping[str, WebhookChannel] = field(default_factory=dict)
     email: EmailChannel | None = None
-
-
-FALLBACK_KINDS = (BreachKind.FALLBACK_TO, BreachKind.FALLBACK_TO_CHEAPER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,11 @@ vendor would not know it. Looked for in the bytes of every request that is not t
 long (which makes the search fast) and needs no escape in JSON. All vendors' ids and base64 are
 letters, digits, _ and - at most, and none holds this."""
 
+CHAT_ID_CHARACTERS = 40
+RESPONSES_ID_CHARACTERS = 64
+CLAUDE_ID_CHARACTERS = 64
+"""The longest that OpenAI's two APIs and Claude take. Anthropic names no bound; Bedrock does."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _SHORT_CHARACTERS = 32
 """Of the hash in a short form: 128 bits, so no two ids meet. With its prefix 37, below OpenAI's 40,

@@ -66,6 +66,7 @@ _API_KEY = re.compile(rb"[!-~]+")
 _SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _BLANK = b" \t"
 _JSON = b"application/json"
+_UTF8 = re.compile(rb"""[ \t]*charset=(?:utf-?8|"utf-?8")[ \t]*""", re.IGNORECASE)
 
 # The places of what is picked from the headers: first what says who asks.
 _FIELDS = len(ENVELOPE_FIELDS)
@@ -131,11 +132,6 @@ class HeaderNames:
     def read(self) -> tuple[str, ...]:
         """Every header whose value ``parse`` looks at."""
         return tuple(self._places)
-
-    @property
-    def private_prefixes(self) -> tuple[str, ...]:
-        """How the headers begin that ``parse`` strips whatever they are."""
-        return self._private
 
     def parse(self, headers: Iterable[tuple[str, bytes]]) -> CallerHeaders:
         """Reads the headers in one pass. Names are in lower case.
@@ -252,10 +248,16 @@ def _repeated(name: str, place: int) -> WireError:
 
 
 def check_media_type(content_type: bytes | None, content_encoding: bytes | None) -> None:
-    """Raises ``WireError`` (415) for a body that is not plain JSON."""
-    if (content_type or b"").partition(b";")[0].strip().lower() != _JSON:
+    """Raises ``WireError`` (415) for a body that is not plain JSON.
+
+    JSON is UTF-8. Under another name the same bytes would be another text to whoever believes it:
+    ``+AHQ-ools/call`` in UTF-7 is ``tools/call``.
+    """
+    media_type, _, parameters = (content_type or b"").partition(b";")
+    is_plain = b"charset" not in parameters.lower() or _UTF8.fullmatch(parameters)
+    if media_type.strip().lower() != _JSON or not is_plain:
         raise WireError(
-            "The content type must be application/json.",
+            "The content type must be application/json, in UTF-8.",
             code=RefusalCode.UNSUPPORTED_MEDIA_TYPE,
             param="content-type",
         )

@@ -130,10 +130,14 @@ class InferenceRequest(NamedTuple):
     """A variant above the standard price was asked for: priority, fast mode, a region."""
     asks_usage: bool
     """The caller wants the usage chunk of an OpenAI stream."""
+    longer_context: bool = False
+    """A header asks for a longer context than is reserved, whatever API the target is asked in."""
 
     def unpriced_at(self, translated: Container[Operation]) -> bool:
         """Whether token prices do not bound what it may cost at a target. ``translated`` are the
         operations that the target is asked for in another API: that leaves such things behind."""
+        if self.longer_context:
+            return True
         return (self.server_tools or self.priority_tier) and self.operation not in translated
 
     @property

@@ -15,7 +15,14 @@ import msgspec
 import orjson
 
 from extproc.values.dialect import Operation
-from extproc.wire.call_ids import FOREIGN, fitting_call_id, split_call_id
+from extproc.wire.call_ids import (
+    CHAT_ID_CHARACTERS,
+    CLAUDE_ID_CHARACTERS,
+    FOREIGN,
+    RESPONSES_ID_CHARACTERS,
+    fitting_call_id,
+    split_call_id,
+)
 from extproc.wire.errors import WireError
 from extproc.wire.inference_request import InferenceRequest
 from extproc.wire.json_object import JsonObject, split_object
@@ -25,10 +32,7 @@ MARK = FOREIGN.encode()
 MAX_OBJECTS = 1_000_000
 """JSON objects in a conversation, braces in its texts counted too. Each may take 50 bytes for a
 moment; the longest sessions have some ten thousand. One with more is left to the vendor."""
-_CHAT_ID_CHARACTERS = 40
-_RESPONSES_ID_CHARACTERS = 64
-MESSAGES_ID_CHARACTERS = 64
-MAX_ID_BYTES = MESSAGES_ID_CHARACTERS + 2
+MAX_ID_BYTES = CLAUDE_ID_CHARACTERS + 2
 """With its quotes. Anthropic names no bound of ids; with a signature in them they have thousands of
 characters, which the prompt may hold too."""
 _ID_KEYS = {"tool_use": "id", "tool_result": "tool_use_id"}
@@ -118,7 +122,7 @@ def _with_short_id(block: bytes) -> bytes:
     if key is None:
         return block
     name = split_object(block).raw(key) or b""
-    return _renamed(block, key, MESSAGES_ID_CHARACTERS) if len(name) > MAX_ID_BYTES else block
+    return _renamed(block, key, CLAUDE_ID_CHARACTERS) if len(name) > MAX_ID_BYTES else block
 
 
 def _blocks(message: bytes) -> list[bytes]:
@@ -179,10 +183,10 @@ def _with_short_ids(message: bytes) -> bytes:
     told = _decode_message(message)
     calls = bytes(told.tool_calls)
     if calls.startswith(b"["):
-        written = [_renamed(bytes(raw), "id", _CHAT_ID_CHARACTERS) for raw in _decode_list(calls)]
+        written = [_renamed(bytes(raw), "id", CHAT_ID_CHARACTERS) for raw in _decode_list(calls)]
         return split_object(message).replaced("tool_calls", _joined(written))
     if told.tool_call_id is not None:
-        return _renamed(message, "tool_call_id", _CHAT_ID_CHARACTERS)
+        return _renamed(message, "tool_call_id", CHAT_ID_CHARACTERS)
     return message
 
 
@@ -198,7 +202,7 @@ def _of_responses(body: JsonObject) -> Change:
         if known.type == "reasoning" and (known.encrypted_content or "").startswith(FOREIGN):
             removed = True
         elif known.call_id is not None:
-            items.append(_renamed(item, "call_id", _RESPONSES_ID_CHARACTERS))
+            items.append(_renamed(item, "call_id", RESPONSES_ID_CHARACTERS))
         else:
             items.append(item)
     return Change({"input": _joined(items)}, ("input.reasoning",) if removed else ())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from policies import snapshot
 from world import World
 
-from extproc.core.commands import Refuse
+from extproc.core.commands import Forward, Refuse
 from extproc.core.context import without_narrow
 from extproc.core.estimate import FIRST_BYTES_PER_TOKEN, MAX_BYTES_PER_TOKEN, Estimator
 from extproc.core.routing import Chain
@@ -119,3 +119,44 @@ def test_a_context_longer_than_is_reserved_is_not_opened_under_a_strict_budget(
     assert isinstance(command, Refuse) is refused
     if refused:
         assert "longer context" in command.refusal.message
+
+
+def test_nor_for_a_caller_of_another_api_whose_header_goes_along() -> None:
+    world = World(
+        "name: n\ntype: gateway-config\nproviders:\n"
+        '  claude: {dialect: anthropic, base_url: "https://c.invalid", credential: "env:NO", '
+        "demo: native}\n---\n"
+        "name: one\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: r, target: {provider: claude, model: claude-sonnet-4-5}}\n---\n"
+        "name: b\ntype: gateway-budget-config\nbudgets:\n"
+        "  - {id: all, ceiling_usd: 100, window: 1d}\n"
+    )
+    body = chat(model="one", messages=LONG_PROMPT)
+    assert isinstance(world.ask(body), Forward)
+    world.extra = [("anthropic-beta", b"context-1m-2025-08-07")]
+    command = world.ask(body)
+    assert isinstance(command, Refuse)
+    assert "longer context" in command.refusal.message
+
+
+def test_nor_at_a_fallback_that_is_narrower_than_what_was_asked_for() -> None:
+    world = World(
+        "name: p\ntype: gateway-config\nprices:\n"
+        "  - {provider: openai, model: wide, input_usd_per_mtok: 10, output_usd_per_mtok: 10,\n"
+        "     context_tokens: 1000000}\n---\n"
+        "name: wide\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: w, target: {provider: openai, model: wide}}\n---\n"
+        "name: narrower\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: n, target: {provider: anthropic, model: claude-haiku-4-5}}\n---\n"
+        "name: b\ntype: gateway-budget-config\nbudgets:\n"
+        "  - {id: all, ceiling_usd: 1.5, window: 1d, on_exceed: fallback_to_narrower}\n"
+    )
+    body = chat(model="wide", messages=LONG_PROMPT)
+    moved = world.ask(body)
+    assert isinstance(moved, Forward)
+    assert moved.chain.targets[0].provider.name == "anthropic"
+    world.end()
+    world.extra = [("anthropic-beta", b"context-1m-2025-08-07")]
+    command = world.ask(body)
+    assert isinstance(command, Refuse)
+    assert "longer context" in command.refusal.message

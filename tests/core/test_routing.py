@@ -9,6 +9,7 @@ from itertools import accumulate
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from policies import snapshot
 
 from extproc.core.breaker import Breakers
 from extproc.core.routing import FIRST_TOKEN_SLACK_MS, Chain, Route, text_bytes
@@ -236,3 +237,23 @@ def test_a_chain_has_the_longest_silence_of_its_targets() -> None:
     assert route.draw(0.0, Breakers(), 0).idle_timeout_ms == 9
     assert route.draw(0.5, broken("r0"), 0).idle_timeout_ms == 7
     assert route.draw(0.5, broken("r0", "r1", "r2"), 0).idle_timeout_ms == 0
+
+
+def test_the_same_target_asked_otherwise_in_a_nested_model_is_another_one() -> None:
+    text = (
+        "name: inner\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: i, target: {provider: anthropic, model: claude-haiku-4-5}}\n"
+        "fallbacks:\n"
+        "  - {provider: openai, model: gpt-4o-mini, headers_override: {set: {x-a: inner}}}\n---\n"
+        "name: other\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: o, target: {provider: anthropic, model: claude-haiku-4-5}}\n"
+        "fallbacks: [{provider: openai, model: gpt-4o-mini}]\n---\n"
+        "name: outer\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: a, target: {model: inner}}\n  - {id: b, target: {model: other}}\n"
+    )
+    model = snapshot(more=text).virtual_models["outer"]
+    route = Route(model, Operation.CHAT_COMPLETIONS)
+    tuned, plain = [target for target in route.targets if target.provider.name == "openai"]
+    for target in (tuned, plain, tuned):
+        assert route.alone(target).targets == (target,)
+    assert (tuned.overrides is None, plain.overrides is None) == (False, True)

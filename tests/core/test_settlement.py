@@ -134,6 +134,24 @@ def test_what_was_never_sent_is_released_whatever_else_the_log_says() -> None:
         assert world.gate.in_flight == {}
 
 
+def test_a_failure_of_ours_proves_nothing_of_the_provider() -> None:
+    world = World(POLICY)
+    for status in (500, 502, 503):
+        world.ask()
+        (command,) = world.end(ending=Ending(status, ours=True))
+        assert isinstance(command, Settle)
+        assert command.amounts == world.reservations[0].amounts
+    assert world.gate.breakers.states(NOW) == {}
+
+
+def test_a_failure_of_ours_neither_opens_a_breaker_nor_closes_it() -> None:
+    world = World(POLICY)
+    world.break_target(HAIKU, NOW - 60_000)
+    assert targets(world.ask())[0] == HAIKU  # its probe
+    world.end(ending=Ending(502, ours=True))
+    assert world.gate.breakers.states(NOW)[HAIKU] == "half_open"
+
+
 def test_a_request_ends_once_and_an_unknown_one_not_at_all() -> None:
     world = World(POLICY)
     world.ask()

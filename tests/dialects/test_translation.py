@@ -21,7 +21,7 @@ from extproc.dialects.conversation import UntranslatableError, Vendor
 from extproc.dialects.gemini.dialect import Gemini
 from extproc.dialects.openai_chat.dialect import OpenAiChat
 from extproc.dialects.openai_responses.dialect import OpenAiResponses
-from extproc.dialects.translation import AnswerTranslator, translate_request
+from extproc.dialects.translation import AnswerTranslator
 from extproc.values.usage import TokenUsage
 from extproc.wire.errors import WireError
 
@@ -49,10 +49,10 @@ def answered(
     *, stream: bool = False, step: int = 10_000,
 ) -> tuple[str, bytes, AnswerTranslator]:  # fmt: skip
     translator = AnswerTranslator(caller, target, CONTEXT, stream=stream)
-    headers = translator.on_headers(status, kind)
+    content_type = translator.on_headers(status, kind)
     pieces = [body[at : at + step] for at in range(0, len(body), step)]
     out = b"".join(translator.on_body(piece, end=False) for piece in pieces)
-    return headers.content_type, out + translator.on_body(b"", end=True), translator
+    return content_type, out + translator.on_body(b"", end=True), translator
 
 
 def chunks(data: bytes) -> Iterator[ChatCompletionChunk]:
@@ -73,7 +73,7 @@ def test_a_chat_request_becomes_a_messages_request() -> None:
             "seed": 3,
         }
     ).encode()
-    request = translate_request(OPENAI, ANTHROPIC, body, CLAUDE)
+    request = ANTHROPIC.write_request(OPENAI.read_request(body), CLAUDE)
     assert request.path == "/v1/messages"
     assert json.loads(request.body) == {
         "model": "claude-haiku-4-5",
@@ -87,7 +87,7 @@ def test_a_chat_request_becomes_a_messages_request() -> None:
 def test_what_the_target_cannot_be_told_is_refused() -> None:
     body = b'{"model": "m", "messages": [], "logprobs": true}'
     with pytest.raises(UntranslatableError, match="logprobs"):
-        translate_request(OPENAI, ANTHROPIC, body, CLAUDE)
+        ANTHROPIC.write_request(OPENAI.read_request(body), CLAUDE)
 
 
 def test_a_whole_message_becomes_a_completion() -> None:

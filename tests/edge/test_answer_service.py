@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
-from typing import Any
+from random import Random
 
 import pytest
+from fake_stream import FakeStream
 from gateway import chat
 from policies import snapshot
 from world import NOW, World
@@ -15,7 +15,8 @@ from extproc.core.attempt import AttemptMachine
 from extproc.core.events import AttemptStarted
 from extproc.core.tool_list import ToolFilter
 from extproc.edge.answer_service import AnswerService
-from extproc.edge.metrics import Metrics
+from extproc.edge.clock import Clock
+from extproc.edge.services import Sidecar
 from extproc.pb import extproc_pb2 as pb
 
 FOREIGN = """
@@ -42,23 +43,6 @@ DOCUMENT = {
 }  # fmt: skip
 
 
-class FakeStream:
-    """Collects what is sent."""
-
-    def __init__(self) -> None:
-        self.state: Any = None
-        self.sent: list[pb.ProcessingResponse] = []
-        self.ended = self.failed = False
-
-    def send(self, message: bytes, *, end: bool = False) -> None:
-        assert not self.ended
-        self.sent.append(pb.ProcessingResponse.FromString(message))
-        self.ended = end
-
-    def fail(self) -> None:
-        self.failed = True
-
-
 class Rig:
     """One request that was sent to Claude, and what Envoy says of its answer."""
 
@@ -68,8 +52,8 @@ class Rig:
         target = first.chain.targets[0]
         started = AttemptStarted("r1", 1, target.clusters[first.chain.operation])
         AttemptMachine(self.world.gate, started).on_body(first.body, NOW)
-        self.metrics = Metrics()
-        sidecar: Any = SimpleNamespace(gate=self.world.gate, metrics=self.metrics)
+        sidecar = Sidecar(self.world.gate, self.world.ledger, Clock(), Random(1))
+        self.metrics = sidecar.metrics
         self.service = AnswerService(sidecar)
         self.stream = FakeStream()
 

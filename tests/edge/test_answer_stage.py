@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from fake_stream import FakeStream
 from gateway import chat
 from world import World
 
@@ -37,26 +38,6 @@ def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
         asyncio.run(test(**arguments))
 
     return run
-
-
-class FakeStream:
-    state: Any = None
-
-    def __init__(self) -> None:
-        self.sent: list[pb.ProcessingResponse] = []
-        self.ended = self.failed = False
-
-    def send(self, message: bytes, *, end: bool = False) -> None:
-        assert not self.ended
-        self.sent.append(pb.ProcessingResponse.FromString(message))
-        self.ended = end
-
-    def fail(self) -> None:
-        self.failed = True
-
-    @property
-    def phases(self) -> list[str]:
-        return [field.name for message in self.sent for field, _ in message.ListFields()]
 
 
 def stage(more: str = "", since_ms: int = 0) -> tuple[AnswerStage, FakeStream, Metrics]:

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from fake_stream import FakeStream
 from gateway import HEADERS, chat
 from world import World
 
@@ -189,17 +190,8 @@ class RemoteLedger(MemoryLedger):
         return sum(not entry.ended for entry in self._entries.values())
 
 
-class Stream:
-    """Keeps what is sent."""
-
-    def __init__(self) -> None:
-        self.state: Any = None
-        self.sent: list[pb.ProcessingResponse] = []
-        self.ended = False
-
-    def send(self, message: bytes, *, end: bool = False) -> None:
-        self.sent.append(pb.ProcessingResponse.FromString(message))
-        self.ended = end
+class SoundStream(FakeStream):
+    """One that nothing may fail."""
 
     def fail(self) -> None:
         raise AssertionError("the stream failed")
@@ -215,9 +207,9 @@ class Remote:
         self.service = RequestService(self.sidecar)
         self.requests = 0
 
-    def ask(self) -> Stream:
+    def ask(self) -> SoundStream:
         self.requests += 1
-        stream = Stream()
+        stream = SoundStream()
         names = {
             **HEADERS, ":path": "/v1/chat/completions", "x-request-id": f"r{self.requests}",
         }  # fmt: skip
@@ -233,12 +225,12 @@ class Remote:
         """One request that holds the money."""
         assert (await self.answered(self.ask())).HasField("request_body")
 
-    async def answered(self, stream: Stream) -> pb.ProcessingResponse:
+    async def answered(self, stream: SoundStream) -> pb.ProcessingResponse:
         while not stream.ended:
             await asyncio.sleep(0.005)
         return stream.sent[-1]
 
-    async def waiting(self) -> Stream:
+    async def waiting(self) -> SoundStream:
         stream = self.ask()
         while self.gate.waiting.count == 0:
             await asyncio.sleep(0)

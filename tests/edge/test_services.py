@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from fake_stream import FakeStream
 from gateway import KEY, chat
 from world import compiled
 
@@ -27,21 +28,6 @@ type: gateway-budget-config
 velocity: [{id: fast, scope: user, max_usd_per_minute: 1}]
 budgets: [{id: all, ceiling_usd: 1, window: daily}]
 """
-
-
-class Stream:
-    """A stream that keeps what was sent."""
-
-    def __init__(self) -> None:
-        self.state: Any = None
-        self.sent: list[pb.ProcessingResponse] = []
-        self.failed = False
-
-    def send(self, message: bytes, *, end: bool = False) -> None:
-        self.sent.append(pb.ProcessingResponse.FromString(message))
-
-    def fail(self) -> None:
-        self.failed = True
 
 
 class LaterLedger(MemoryLedger):
@@ -133,7 +119,7 @@ class Rig:
         self.ledger = LaterLedger()
         self.sidecar = Sidecar(Gate(Generation(compiled(policy))), self.ledger, Clock(), Random(1))
         self.service = RequestService(self.sidecar)
-        self.stream = Stream()
+        self.stream = FakeStream()
 
     def ask_budget(self) -> None:
         self.service.message(self.stream, headers("/v1/budget/effective?model=intent-fast", True))
@@ -241,7 +227,7 @@ def test_a_call_of_a_tool_waits_for_a_ledger_that_is_elsewhere() -> None:
         _, verdict = rig.stream.sent
         assert verdict.request_body.response.clear_route_cache
         assert rig.sidecar.metrics.tool_calls == {("docs", "other", "admitted"): 1}
-        again = Stream()
+        again = FakeStream()
         rig.service.message(again, mcp_headers())
         rig.service.message(again, mcp_body("tools/call", name="search"))
         await rig.ledger.answer(LedgerUnavailableError("away"))

@@ -14,15 +14,16 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp import web
+from envoy_process import start_envoy
 from envoy_rig import PLAIN, Rig, answer, chunked, compiled, policy_text
 
 from extproc.envoy import delivery
 from extproc.envoy.credentials import secret_file
 from extproc.envoy.delivery import DeliveryRejectedError, EnvoyUnreachableError, FileDelivery
-from extproc.envoy.process import start_envoy
 from extproc.envoy.render import render
 from extproc.envoy.settings import GatewaySettings
 from extproc.envoy.token_folder import read_key_list
+from extproc.ledger.replaced_file import replace_file
 from extproc.values.wire_names import ADMIN_SOCKET
 
 Resources = dict[str, list[dict[str, Any]]]
@@ -241,16 +242,14 @@ def test_an_admin_interface_that_hangs_is_given_up(admin, settings) -> None:
 
 
 def test_a_disk_without_room_puts_everything_back(admin, settings, monkeypatch) -> None:
-    real = Path.write_bytes
-
-    def write(path: Path, data: bytes) -> int:
-        if path.name == "rds.json.new" and b"routes two" in data:
+    def write(path: Path, data: bytes) -> None:
+        if path.name == "rds.json" and b"routes two" in data:
             raise OSError(28, "No space left on device")
-        return real(path, data)
+        replace_file(path, data)
 
     async def work(files_of_one: FileDelivery) -> None:
         before = files(settings.config_folder)
-        monkeypatch.setattr(Path, "write_bytes", write)
+        monkeypatch.setattr(delivery, "replace_file", write)
         with pytest.raises(OSError, match="No space"):
             await files_of_one.deliver(resources("two"))
         assert files(settings.config_folder) == before

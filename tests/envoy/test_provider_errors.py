@@ -8,12 +8,13 @@ import math
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import httpx
 import pytest
-from envoy_rig import Received, Respond, Rig, answer
+from envoy_rig import PLAIN, Received, Respond, Rig, answer, start_rig_in
 
-from extproc.edge import codec
+from extproc.edge import log_codec
 
 PATHS = ("/v1/chat/completions", "/v1/messages")
 
@@ -32,8 +33,8 @@ def rests_ms(rig: Rig, response: httpx.Response) -> set[int]:
     """What each of the two logs tells the sidecar about the failure."""
     request_id = response.headers["x-request-id"]
     now_ms = int(time.time() * 1000)
-    ended = codec.decode_request_ended(rig.log(request_id), now_ms)
-    failed = codec.decode_attempt_failed(rig.log(request_id, "attempt"), now_ms)
+    ended = log_codec.decode_request_ended(rig.log(request_id), now_ms)
+    failed = log_codec.decode_attempt_failed(rig.log(request_id, "attempt"), now_ms)
     return {ended.ending.rest_ms, failed.ending.rest_ms}
 
 
@@ -116,7 +117,7 @@ def test_F53_what_a_good_answer_says_of_retries_is_left_alone(rig: Rig) -> None:
     rig.providers["p1"].respond = failing(200, b"retry-after: -5", b"content-type: text/plain")
     response = rig.post(["p1"])
     assert response.headers["retry-after"] == "-5"
-    ended = codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0)
+    ended = log_codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0)
     assert ended.ending.rest_ms == 0
 
 
@@ -136,7 +137,9 @@ def test_F53_a_redirect_is_not_followed_and_the_next_target_is_asked(rig: Rig, s
     response = rig.post(["p1", "p2"])
     assert response.status_code == 200
     assert [len(rig.providers[name].requests) for name in ("p1", "p2", "p3")] == [1, 1, 0]
-    failed = codec.decode_attempt_failed(rig.log(response.headers["x-request-id"], "attempt"), 0)
+    failed = log_codec.decode_attempt_failed(
+        rig.log(response.headers["x-request-id"], "attempt"), 0
+    )
     assert failed.ending.redirected
 
 
@@ -158,7 +161,7 @@ def test_F53_a_redirect_never_reaches_a_client(
     assert error["metadata"]["code"] == "no_healthy_target"
     if path == "/v1/messages":
         assert error["type"] == "api_error"
-    ended = codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0)
+    ended = log_codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0)
     assert ended.ending.status == 502
     assert not ended.ending.client_gone
 
@@ -174,9 +177,27 @@ def test_an_answer_that_was_to_be_translated_and_was_not_is_an_error(
     )
     response = rig.post(["p1"], metadata={"caller": "openai"})
     assert response.status_code == 502
+    assert log_codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0).ending.ours
     assert 'message"' not in response.text.replace('"message":', "")
     assert response.json()["error"]["code"] == "no_healthy_target"
     rig.providers["p1"].respond = failing(400, claimed)
     response = rig.post(["p1"], metadata={"caller": "openai"})
     assert (response.status_code, response.text) == (400, "no")
     assert "x-tw-translated" not in response.headers
+    ended = log_codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0)
+    assert not ended.ending.ours
+
+
+def test_an_answer_that_the_sidecar_could_not_be_asked_about_may_be_billed(tmp_path: Path) -> None:
+    foreign = '{dialect: anthropic, base_url: "http://127.0.0.1:PORT"}'
+    rig = start_rig_in(tmp_path, {"p1": PLAIN, "foreign": foreign})
+    try:  # nobody listens for answers here
+        wish = {"set": {"x-tw-translated": "1"}, "metadata": {"caller": "openai"}}
+        response = rig.post(["p1"], **wish)
+        assert response.status_code == 503
+        assert len(rig.providers["p1"].requests) == 1
+        ending = log_codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0).ending
+        assert ending.ours
+        assert not any((ending.connect_failed, ending.timed_out, ending.reset))
+    finally:
+        rig.end()

@@ -14,7 +14,6 @@ from extproc.envoy.token_folder import (
     open_token_folder,
     read_key_list,
     read_token_state,
-    replace_file,
     write_key_list,
     write_token_state,
 )
@@ -68,13 +67,3 @@ def test_what_is_said_is_read_and_nonsense_says_nothing(tmp_path: Path) -> None:
     for nonsense in ("", "[]", '{"expires_at_ms": "soon", "failures": 0, "problem": ""}'):
         path.write_text(nonsense)
         assert read_token_state(tmp_path, "/a.json") == TokenState()
-
-
-def test_a_file_is_never_readable_to_more_than_it_should_be(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    (tmp_path / "token.new").write_text("left by a death")
-    replace_file(path, b"one", 0o600)
-    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"one", 0o600)
-    replace_file(path, b"two", 0o640)
-    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"two", 0o640)
-    assert [each.name for each in tmp_path.iterdir()] == ["token"]

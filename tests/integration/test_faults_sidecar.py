@@ -16,6 +16,7 @@ import aiohttp
 import httpx
 import pytest
 from aiohttp import web
+from envoy_process import start_envoy
 from gateway import HEADERS, KEY, base_policy, chat
 
 from extproc.core.gate import Gate
@@ -28,7 +29,6 @@ from extproc.edge.sidecar_process import _watch_loop
 from extproc.edge.stream import StreamKind
 from extproc.edge.supervisor import free_port
 from extproc.envoy.delivery import FileDelivery
-from extproc.envoy.process import start_envoy
 from extproc.envoy.render import render
 from extproc.envoy.settings import GatewaySettings
 from extproc.ledger.embedded import EmbeddedLedger

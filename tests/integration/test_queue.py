@@ -304,7 +304,7 @@ def test_two_identities_share_a_limit_however_much_one_asks(gateway: Gateway) ->
     print(f"served: noisy {noisy}, quiet {quiet}")
     assert quiet_refused == 0
     assert noisy + quiet > 40
-    # By who came first it would be 8 to 28. On a busy machine the eight are not always there to wait.
+    # By who came first it would be 8 to 28. On a busy machine the eight are not always there.
     assert 0.5 < quiet / noisy < 1.4
 
 
@@ -355,6 +355,32 @@ def test_a_new_policy_lets_those_who_wait_go(transport: str) -> None:
             assert time.monotonic() - started < 2.5
         assert answers[0].status_code == 200, answers[0].text
         assert answers[0].headers["x-tfy-policy-generation"] == str(gateway.generation())
+
+
+def test_an_answer_that_nobody_was_there_to_translate_is_charged() -> None:
+    """The policy began to translate while the request waited: the provider has answered, and bills
+    it, whatever the caller is told."""
+    with running("lean", policy()) as gateway:
+        with holding(gateway, "one-foreign", 3.0):
+            answers: list[httpx.Response] = []
+            thread = threading.Thread(
+                target=lambda: answers.append(ask(gateway, "one-foreign", big()))
+            )
+            thread.start()
+            until(lambda: waiting(gateway) == 1)
+            files = policy()
+            models = files["queues.yaml"].replace("usd: 0.0132, window: 1h", "usd: 1, window: 1h")
+            foreign = files["gateway.yaml"].replace(
+                "demo: auto}\n  openai:", "demo: native}\n  openai:"
+            )
+            assert foreign != files["gateway.yaml"]
+            (gateway.policy / "gateway.yaml").write_text(foreign)
+            gateway.save_policy("queues.yaml", models)
+            thread.join()
+        assert answers[0].status_code == 502, answers[0].text
+        assert "Ask again" in answers[0].text
+        assert len(gateway.bill()) == 2
+        assert gateway.settled("one/usd@one-foreign") >= gateway.billed_micro_usd()
 
 
 @pytest.mark.parametrize("transport", ["lean", "grpcio"])

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from gateway import base_policy
 from hypothesis import given
 from hypothesis import strategies as st
+from policies import DEMO, compiled, rule
 
 from extproc.policy.compiler import compile_folder
 from extproc.policy.loader import load_folder
@@ -20,16 +20,6 @@ from extproc.values.envelope import Envelope
 from extproc.values.limit import BreachKind, Scope, Unit
 
 ROOT = Path(__file__).parents[2]
-DEMO = "http://127.0.0.1:9"
-
-
-def compiled(**files: str):
-    texts = {**base_policy(), **{f"{name}.yaml": text for name, text in files.items()}}
-    return compile_folder({name: text.encode() for name, text in texts.items()}, 1, {}, DEMO)
-
-
-def rule(text: str) -> str:
-    return f"name: r\ntype: gateway-rate-limit-config\nrules:\n  - {text}\n"
 
 
 def test_the_shipped_configs_are_the_seeds_documents() -> None:
@@ -180,24 +170,6 @@ def test_F75_nothing_that_a_file_holds_raises(data: bytes) -> None:
     compile_folder({"x.yaml": data}, 1, {})
 
 
-def test_F76_a_fallback_cycle_is_refused() -> None:
-    text = """
-name: r
-type: gateway-rate-limit-config
-rules:
-  - {id: a, when: {models: intent-fast}, limit: {requests: 1, window: 1m}, on_breach: fallback_to_v}
-  - {id: b, when: {models: v}, limit: {requests: 1, window: 1m}, on_breach: fallback_to_intent-fast}
----
-name: v
-type: gateway-load-balancing-config
-rules:
-  - {id: v, target: {provider: openai, model: gpt-4o}}
-"""
-    findings = compiled(x=text)
-    assert isinstance(findings, list)
-    assert {finding.code for finding in findings} == {"fallback_cycle"}
-
-
 def test_F76_a_thousand_rules_cost_a_decision_little_more_than_ten() -> None:
     def index(count: int):
         rules = "".join(
@@ -265,34 +237,3 @@ rules:
     assert isinstance(snapshot, PolicySnapshot)
     assert not snapshot.virtual_models["only-gemini"].targets[0].clusters
     assert [one.code for one in snapshot.warnings].count("dialect_not_served") == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "dearer"),
-    [
-        ("{id: a, limit: {requests: 1, window: 1m}, on_breach: fallback_to_gpt-4o}", True),
-        ("{id: a, limit: {requests: 1, window: 1m}, on_breach: fallback_to_gpt-4o-mini}", False),
-        ("{id: a, limit: {requests: 1, window: 1m}, on_breach: fallback_to_haiku}", False),
-        (
-            "{id: a, when: {models: [dear]}, limit: {requests: 1, window: 1m},"
-            " on_breach: fallback_to_gpt-4o}",
-            False,
-        ),
-        ("{id: a, limit: {requests: 1, window: 1m}, on_breach: fallback_to_dear}", True),
-    ],
-)
-def test_a_fallback_that_costs_more_than_what_was_asked_is_warned_of(
-    text: str, dearer: bool
-) -> None:
-    model = (
-        "name: dear\ntype: gateway-load-balancing-config\nrules:\n"
-        "  - {id: big, target: {provider: openai, model: gpt-4o}}\n"
-    )
-    snapshot = compiled(more=rule(text), model=model)
-    assert isinstance(snapshot, PolicySnapshot), snapshot
-    found = [warning for warning in snapshot.warnings if warning.code == "dearer_fallback"]
-    assert bool(found) is dearer
-    if dearer:
-        assert "openai/gpt-4o" in found[0].message
-        assert "intent-fast" in found[0].message
-        assert found[0].line > 0

@@ -84,10 +84,20 @@ def test_a_target_without_any_of_it_is_as_before() -> None:
         "web_search_options: {}", "speed: fast", "generationConfig: {maxOutputTokens: 9}",
         "inferenceConfig: {maxTokens: 9}", "additionalModelRequestFields: {thinking: {a: 1}}",
         "generationConfig: {candidateCount: 2}", "previous_response_id: x", "provider: {only: [x]}",
+        # Google reads its fields in this spelling too.
+        "generationConfig: {candidate_count: 2}", "generation_config: {candidateCount: 2}",
+        "cached_content: x", "tool_config: {}", "MaxTokens: 9",
     ],
 )  # fmt: skip
 def test_what_is_reserved_for_cannot_be_set(field: str) -> None:
     assert refused(f"override_params: {{{field}}}") == ["override_of_bound"]
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("value", ["null", "[]", "3", "text"])
+def test_what_holds_the_maximum_is_set_field_by_field(holder: str, value: str) -> None:
+    """Removed or replaced whole, it would take the maximum with it."""
+    assert refused(f"override_params: {{temperature: 0, {holder}: {value}}}") == ["wrong_type"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from extproc.dialects.codec import Context, TargetFacts
 from extproc.dialects.conversation import Vendor
 from extproc.dialects.gemini.answers import usage_of as geminis_usage
 from extproc.dialects.openai_chat.dialect import OpenAiChat
-from extproc.dialects.translation import AnswerTranslator, translate_request
+from extproc.dialects.translation import AnswerTranslator
 from extproc.policy.prices import find_price
 from extproc.values.dialect import Operation
 from extproc.values.money import Price, Rates
@@ -151,7 +151,7 @@ def test_portkey_1140_calls_and_results_keep_their_cache_marks() -> None:
 
 def sent_to_bedrock(body: Any) -> Any:
     raw = json.dumps(body).encode()
-    made = translate_request(AnthropicMessages(), Converse(), raw, CLAUDE_ON_BEDROCK)
+    made = Converse().write_request(AnthropicMessages().read_request(raw), CLAUDE_ON_BEDROCK)
     assert made.dropped == ()
     return json.loads(made.body)
 

@@ -19,7 +19,7 @@ from extproc.dialects.conversation import UntranslatableError, Vendor
 from extproc.dialects.gemini.dialect import Gemini
 from extproc.dialects.openai_chat.dialect import OpenAiChat
 from extproc.dialects.openai_responses.dialect import OpenAiResponses
-from extproc.dialects.translation import AnswerTranslator, translate_request
+from extproc.dialects.translation import AnswerTranslator
 from extproc.values.dialect import OPERATION_BY_PATH, Operation
 from extproc.values.usage import TokenUsage
 
@@ -47,7 +47,7 @@ FOREIGN_TO_CODEX = {"anthropic": ANTHROPIC, "gemini": GEMINI, "bedrock": BEDROCK
 def sent(caller: CallerDialect, to: To, body: Any) -> Any:
     """The request as the target gets it."""
     raw = json.dumps({"model": "m", **body}).encode()
-    return json.loads(translate_request(caller, to.dialect, raw, to.facts).body)
+    return json.loads(to.dialect.write_request(caller.read_request(raw), to.facts).body)
 
 
 def answered(caller: CallerDialect, to: To, answer: Any) -> Any:
@@ -309,7 +309,7 @@ def test_bifrost_3456_a_model_of_anybody_behind_anthropics_api_is_a_target() -> 
     """DeepSeek serves the Anthropic API."""
     deepseek = To(MESSAGES, TargetFacts("deepseek-chat", Vendor.OTHER, base_path="/anthropic"))
     raw = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
-    made = translate_request(CHAT, deepseek.dialect, raw, deepseek.facts)
+    made = deepseek.dialect.write_request(CHAT.read_request(raw), deepseek.facts)
     assert made.path == "/anthropic/v1/messages"
     assert json.loads(made.body)["model"] == "deepseek-chat"
 

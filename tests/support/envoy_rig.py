@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from envoy_process import start_envoy
 
 from extproc.core import settlement
-from extproc.edge import codec
+from extproc.edge import log_codec
 from extproc.edge.lean_server import LeanServer
 from extproc.edge.stream import StreamKind
 from extproc.edge.supervisor import free_port
 from extproc.envoy.delivery import FileDelivery
-from extproc.envoy.process import start_envoy
 from extproc.envoy.render import render
 from extproc.envoy.settings import GatewaySettings
 from extproc.pb import extproc_pb2 as pb
@@ -389,7 +389,7 @@ class Rig:
         self, request_id: str, operation: Operation = Operation.CHAT_COMPLETIONS
     ) -> Reported | None:
         """What the sidecar takes from the access log about a request's usage."""
-        ended = codec.decode_request_ended(self.log(request_id), now_ms=0)
+        ended = log_codec.decode_request_ended(self.log(request_id), now_ms=0)
         return settlement.reported_usage(operation, ended)
 
     def log(self, request_id: str, name: str = "request", seconds: float = 3.0) -> Any:

@@ -31,7 +31,7 @@ from extproc.dialects.codec import (
     WrittenRequest,
 )
 from extproc.dialects.conversation import UntranslatableError, Vendor
-from extproc.dialects.translation import AnswerTranslator, translate_request
+from extproc.dialects.translation import AnswerTranslator
 from extproc.values.dialect import Dialect, Operation
 from extproc.wire.errors import WireError
 
@@ -76,7 +76,8 @@ class Pair(NamedTuple):
 
     def asked(self, body: Json) -> WrittenRequest:
         """A caller's request, as the target takes it."""
-        return translate_request(self.caller, self.target, dumped(body), FACTS[self.dialect])
+        conversation = self.caller.read_request(dumped(body))
+        return self.target.write_request(conversation, FACTS[self.dialect])
 
     def answer(self, body: object, status: int = 200, name: str = "") -> bytes:
         """A whole answer, as the caller reads it."""

@@ -315,7 +315,14 @@ def test_the_credential_is_judged_before_anything_that_a_stranger_could_probe() 
 
 
 @pytest.mark.parametrize(
-    "value", [b"application/json", b"Application/JSON", b"application/json; charset=utf-8"]
+    "value",
+    [
+        b"application/json",
+        b"Application/JSON",
+        b"application/json; charset=utf-8",
+        b'application/json;Charset="UTF-8"',
+        b"application/json; profile=x",
+    ],
 )
 def test_json_is_accepted(value: bytes) -> None:
     assert read([PATH, KEY, ("content-type", value)])
@@ -328,6 +335,11 @@ def test_json_is_accepted(value: bytes) -> None:
         [("content-type", b"")],
         [("content-type", b"text/plain")],
         [("content-type", b"application/jsonx")],
+        # Whoever is behind us may read it by its word: +AHQ- is a t in UTF-7.
+        [("content-type", b"application/json; charset=utf-7")],
+        [("content-type", b"application/json; charset=utf-16le")],
+        [("content-type", b"application/json; charset=utf-8; charset=utf-7")],
+        [("content-type", b"application/json; x=y;CHARSET = ibm037")],
         [("content-type", b"multipart/form-data; boundary=application/json")],
         [JSON, ("content-encoding", b"gzip")],
         [JSON, ("content-encoding", b"identity, br")],

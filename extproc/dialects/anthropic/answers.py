@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 
 from extproc.dialects.answer import Answer, ProviderError, Stop
@@ -25,6 +23,7 @@ from extproc.dialects.provider_error import (
     kind_of_status,
 )
 from extproc.dialects.thinking import given_signature
+from extproc.dialects.turns import shown_arguments
 from extproc.dialects.unsayable import unshown
 from extproc.dialects.usage import reported_usage
 from extproc.values.dialect import Operation
@@ -145,7 +144,7 @@ def written_block(part: Part, context: Context) -> Json | None:
     if isinstance(part, ToolCall):
         name, call_id = own_name(part.name, context), shown_id(part.call_id, context.vendor)
         block = {"type": "tool_use", "id": call_id, "name": name}
-        return {**block, "input": shown_arguments(part.arguments)}
+        return {**block, "input": shown_arguments(part.arguments, "_unparsed")}
     if isinstance(part, Thinking):
         signature = given_signature(part, Vendor.ANTHROPIC)
         if part.redacted:
@@ -163,16 +162,6 @@ def own_name(name: str, context: Context) -> str:
 def shown_id(call_id: str, vendor: Vendor) -> str:
     """A call's id as the caller is shown it."""
     return call_id if vendor is Vendor.ANTHROPIC else marked_call_id(call_id)
-
-
-def shown_arguments(arguments: str) -> Json:
-    """A model's arguments as the object that Anthropic's clients expect. What is no object is kept
-    under a name of its own, so that the caller sees what the model wrote."""
-    try:
-        value: Any = orjson.loads(arguments or "{}")
-    except orjson.JSONDecodeError:
-        value = arguments
-    return value if isinstance(value, dict) else {"_unparsed": value}
 
 
 def written_usage(usage: TokenUsage) -> Json:

@@ -83,11 +83,7 @@ def _without_effect(fields: Fields, conversation: Conversation) -> None:
     for key, plain in _PLAIN_VALUES.items():
         if fields.text(key, plain[0]) not in plain:
             raise fields.untranslatable(key, "other providers do not offer this")
-    for key in _CHANGES_NOTHING:
-        if fields.raw(key) is not None:
-            conversation.dropped.append(key)
-    if fields.raw("cache_control") is not None:
-        conversation.dropped.append("cache_control")
+    conversation.dropped += fields.given((*_CHANGES_NOTHING, "cache_control"))
 
 
 def _output(fields: Fields, conversation: Conversation) -> None:
@@ -175,8 +171,8 @@ def _part(block: Fields, conversation: Conversation) -> Part:
     kind = block.needed_text("type")
     made: Part
     if kind == "text":
-        citations = block.raw("citations")
-        made = Text(block.text("text"), _cache(block), citations or [])
+        block.raw("citations")  # of the provider's own making, on its own text
+        made = Text(block.text("text"), _cache(block))
     elif kind in ("image", "document"):
         made = _media(block, kind, conversation)
     elif kind == "tool_use":
@@ -250,9 +246,7 @@ def _media(block: Fields, kind: str, conversation: Conversation) -> Media:
     else:
         raise source.untranslatable("type", f"a source of the type {how[:20]!r} is not carried")
     source.done()
-    for key in ("context", "citations"):
-        if block.raw(key) is not None:
-            conversation.dropped.append(block.at(key))
+    conversation.dropped += map(block.at, block.given(("context", "citations")))
     return made
 
 
@@ -276,9 +270,7 @@ def _tools(fields: Fields, conversation: Conversation) -> None:
 def _tool(tool: Fields, conversation: Conversation) -> Tool:
     if tool.text("type", "custom") != "custom":
         raise tool.untranslatable("type", "tools that Anthropic defines are not carried")
-    for key in _TOOL_HINTS:
-        if tool.raw(key) is not None:
-            conversation.dropped.append(f"tools.{key}")
+    conversation.dropped += [f"tools.{key}" for key in tool.given(_TOOL_HINTS)]
     name = tool.needed_text("name")
     made = Tool(
         short_name(name),

@@ -92,7 +92,7 @@ class MessageStreamReader(SseStreamReader):
             self._message_delta(event, events)
         elif kind == "message_stop":
             self._over = True
-            events.append(Ended(self._usage_so_far()))
+            events.append(Ended(self._last_usage()))
         elif kind == "ping":
             events.append(Ping())
         elif kind == "error":
@@ -102,6 +102,10 @@ class MessageStreamReader(SseStreamReader):
 
     def _usage_so_far(self) -> TokenUsage | None:
         return None if self._shrunk else usage_of(self._usage)
+
+    def _last_usage(self) -> TokenUsage | None:
+        """Counts before the reason to stop are those of a beginning."""
+        return self._usage_so_far() if self._stopped else None
 
     def _block(self, index: int, block: Json, events: list[Event]) -> None:
         kind = _KINDS.get(block["type"])

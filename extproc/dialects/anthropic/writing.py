@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import orjson
 
-from extproc.dialects.claude import claudes_turns, is_told, sampling_fields, thinking_fields
+from extproc.dialects.claude import (
+    check_stops,
+    claudes_call_id,
+    claudes_turns,
+    is_told,
+    sampling_fields,
+    thinking_fields,
+    thinks,
+)
 from extproc.dialects.closed_schema import closed_tool, written_format
 from extproc.dialects.codec import TargetFacts, WrittenRequest
 from extproc.dialects.conversation import (
@@ -24,14 +32,11 @@ from extproc.dialects.conversation import (
     UntranslatableError,
 )
 from extproc.dialects.end_user import ANTHROPIC_CHARACTERS, end_user_id
-from extproc.dialects.turns import arguments_object
+from extproc.dialects.turns import arguments_object, results_first
 from extproc.dialects.unsayable import refuse_openais_own
-from extproc.wire.call_ids import fitting_call_id
 
 DEFAULT_MAX_TOKENS = 4_096
 """Anthropic must be told a maximum. The gateway injects one wherever money is counted."""
-MAX_ID_CHARACTERS = 64
-"""Anthropic names no bound; Claude on Bedrock has this one."""
 _MODES = {"auto": "auto", "required": "any", "none": "none", "named": "tool"}
 
 
@@ -69,10 +74,8 @@ def _messages(conversation: Conversation) -> list[Json]:
     messages = []
     for place, turn in enumerate(conversation.turns):
         where = f"messages[{place}]"
-        blocks = [_block(part, where) for part in turn.parts]
-        if turn.role is Role.USER:
-            # Results answer the calls before them: they come first.
-            blocks.sort(key=lambda block: block["type"] != "tool_result")
+        parts = results_first(turn.parts) if turn.role is Role.USER else turn.parts
+        blocks = [_block(part, where) for part in parts]
         messages.append({"role": str(turn.role), "content": blocks})
     return messages
 
@@ -96,7 +99,7 @@ def _block(part: Part, where: str) -> Json:
     if isinstance(part, Refused):
         return {"type": "text", "text": part.text}
     if isinstance(part, ToolCall):
-        block = {"type": "tool_use", "id": _id(part.call_id), "name": part.name}
+        block = {"type": "tool_use", "id": claudes_call_id(part.call_id), "name": part.name}
         return _marked({**block, "input": arguments_object(part, where)}, part.cache)
     if isinstance(part, ToolResult):
         return _tool_result(part, where)
@@ -107,12 +110,8 @@ def _block(part: Part, where: str) -> Json:
     return {"type": "thinking", "thinking": part.text, "signature": part.signature}
 
 
-def _id(call_id: str) -> str:
-    return fitting_call_id(call_id, MAX_ID_CHARACTERS, plain=True)
-
-
 def _tool_result(result: ToolResult, where: str) -> Json:
-    block: Json = {"type": "tool_result", "tool_use_id": _id(result.call_id)}
+    block: Json = {"type": "tool_result", "tool_use_id": claudes_call_id(result.call_id)}
     content = [_block(part, where) for part in result.parts if is_told(part)]
     if content:
         block["content"] = content
@@ -170,11 +169,8 @@ def _tool(tool: Tool, dropped: list[str]) -> Json:
 
 
 def _sampling(document: Json, conversation: Conversation, model: str) -> list[str]:
-    for stop in conversation.stop:
-        if not stop.strip():
-            raise UntranslatableError("stop", "Claude takes no stop sequence of blanks")
-    thinks = document.get("thinking", {}).get("type") in ("enabled", "adaptive")
-    sampling, dropped = sampling_fields(conversation, model, thinks=thinks)
+    check_stops(conversation)
+    sampling, dropped = sampling_fields(conversation, model, thinks=thinks(document))
     values: Json = {
         "stop_sequences": conversation.stop or None,
         "stream": conversation.stream or None,

@@ -9,7 +9,15 @@ from urllib.parse import quote
 
 import orjson
 
-from extproc.dialects.claude import claudes_turns, is_told, sampling_fields, thinking_fields
+from extproc.dialects.claude import (
+    check_stops,
+    claudes_call_id,
+    claudes_turns,
+    is_told,
+    sampling_fields,
+    thinking_fields,
+    thinks,
+)
 from extproc.dialects.closed_schema import closed_tool, written_format
 from extproc.dialects.codec import TargetFacts, WrittenRequest
 from extproc.dialects.conversation import (
@@ -28,9 +36,8 @@ from extproc.dialects.conversation import (
     ToolResult,
     UntranslatableError,
 )
-from extproc.dialects.turns import arguments_object, calls_in_words, has_calls
+from extproc.dialects.turns import arguments_object, calls_in_words, has_calls, results_first
 from extproc.dialects.unsayable import refuse_openais_own
-from extproc.wire.call_ids import fitting_call_id
 
 _CLAUDE = re.compile(r"(?:.*[./])?claude-")
 _IMAGE_FORMATS = {
@@ -53,7 +60,6 @@ _DOCUMENT_FORMATS = {
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9\-()\[\]]+")
 """Bedrock refuses other characters in a document's name, and more than one space in a row."""
 MAX_NAME_CHARACTERS = 200
-MAX_ID_CHARACTERS = 64
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NOTHING = "(nothing)"
 """What a tool has answered that answered nothing."""
@@ -116,10 +122,7 @@ def _messages(conversation: Conversation) -> list[Json]:
     names: set[str] = set()
     for place, turn in enumerate(conversation.turns):
         where = f"messages[{place}]"
-        parts = list(turn.parts)
-        if turn.role is Role.USER:
-            # Results answer the calls before them: they come first.
-            parts.sort(key=lambda part: not isinstance(part, ToolResult))
+        parts = results_first(turn.parts) if turn.role is Role.USER else turn.parts
         blocks = [block for part in parts for block in _blocks(part, where, names)]
         documents = [block["document"]["name"] for block in blocks if "document" in block]
         if documents and not any("text" in block for block in blocks):
@@ -137,7 +140,7 @@ def _blocks(part: Part, where: str, names: set[str]) -> list[Json]:
         return [{"text": part.text}]
     if isinstance(part, ToolCall):
         call = {
-            "toolUseId": _id(part.call_id),
+            "toolUseId": claudes_call_id(part.call_id),
             "name": part.name,
             "input": arguments_object(part, where),
         }
@@ -155,10 +158,6 @@ def _reasoning(part: Thinking) -> Json:
     return {"reasoningText": {"text": part.text, "signature": part.signature}}
 
 
-def _id(call_id: str) -> str:
-    return fitting_call_id(call_id, MAX_ID_CHARACTERS, plain=True)
-
-
 def _tool_result(result: ToolResult, where: str, names: set[str]) -> Json:
     content: list[Json] = []
     for part in result.parts:
@@ -166,8 +165,9 @@ def _tool_result(result: ToolResult, where: str, names: set[str]) -> Json:
             content.append(_media(part, where, names))
         elif is_told(part):
             content.append({"text": part.text})
+    call_id = claudes_call_id(result.call_id)
     # Claude refuses empty text there.
-    written: Json = {"toolUseId": _id(result.call_id), "content": content or [{"text": _NOTHING}]}
+    written: Json = {"toolUseId": call_id, "content": content or [{"text": _NOTHING}]}
     if result.is_error:
         written["status"] = "error"
     return written
@@ -238,12 +238,9 @@ def _inference(document: Json, conversation: Conversation, model: str) -> list[s
     other models on Bedrock have words of their own for it."""
     extra: Json = {}
     if _CLAUDE.match(model):
-        for stop in conversation.stop:
-            if not stop.strip():
-                raise UntranslatableError("stop", "Claude takes no stop sequence of blanks")
+        check_stops(conversation)
         extra, dropped = thinking_fields(conversation, model, conversation.max_output_tokens)
-        thinks = extra.get("thinking", {}).get("type") in ("enabled", "adaptive")
-        sampling, told = sampling_fields(conversation, model, thinks=thinks)
+        sampling, told = sampling_fields(conversation, model, thinks=thinks(extra))
         dropped += told
     else:
         wish = conversation.thinking

@@ -39,6 +39,8 @@ class GeminiStreamReader(SseStreamReader):
         self._parts = PartSequence()
         self._called = False
         self._usage = StreamedUsage()
+        self._counted = False
+        """The counts came with the end, or after it: those before are counts of a beginning."""
         self._stop: Stop | None = None
 
     def _body_over(self, events: list[Event]) -> None:
@@ -47,7 +49,7 @@ class GeminiStreamReader(SseStreamReader):
             events.append(ended_early())
             return
         stop = Stop.TOOL_CALLS if self._called and self._stop is Stop.END else self._stop
-        usage = self._usage.latest
+        usage = self._usage.latest if self._counted else None
         events += (Stopped(stop, usage=usage), Ended(usage))
 
     def _take(self, data: bytes, events: list[Event]) -> None:
@@ -70,6 +72,7 @@ class GeminiStreamReader(SseStreamReader):
         for candidate in document.get("candidates") or ():
             if candidate.get("index", 0) == 0:
                 self._candidate(candidate, events)
+        self._counted |= "usageMetadata" in document and self._stop is not None
 
     def _candidate(self, candidate: Json, events: list[Event]) -> None:
         logprobs = tuple(logprobs_of(candidate))

@@ -153,7 +153,7 @@ def _part(part: Text | Refused | Media | Thinking, where: str) -> Json:
 
 def _media(media: Media, where: str) -> Json:
     if media.text:
-        return {"text": f"{media.name}\n\n{media.text}" if media.name else media.text}
+        return {"text": media.words}
     if media.data:
         return {"inlineData": {"mimeType": media.media_type, "data": media.data}}
     if media.file_id:

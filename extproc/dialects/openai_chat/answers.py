@@ -7,7 +7,7 @@ import orjson
 from extproc.dialects.answer import Answer, ProviderError, Stop
 from extproc.dialects.codec import Context
 from extproc.dialects.conversation import Json, Media, Part, Refused, Text, Thinking, ToolCall
-from extproc.dialects.openai_chat.writing import data_url
+from extproc.dialects.openai_requests import data_url
 from extproc.dialects.provider_error import (
     MAX_MESSAGE_CHARACTERS,
     error_in,
@@ -69,7 +69,6 @@ def read_answer(body: bytes, context: Context) -> Answer:
         logprobs=logprobs,
         created_s=_whole(document.get("created")),
         others=[Answer("", "", parts, stop, None) for parts, stop, _ in choices[1:]],
-        service_tier=str(document.get("service_tier") or ""),
     )
 
 

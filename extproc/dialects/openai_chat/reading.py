@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
 from extproc.dialects.conversation import (
-    AnswerFormat,
     Conversation,
     Media,
     Part,
@@ -20,7 +17,13 @@ from extproc.dialects.conversation import (
     ToolResult,
 )
 from extproc.dialects.fields import Fields, read_object
-from extproc.dialects.openai_tools import chosen, declared_schema, declared_tool
+from extproc.dialects.openai_requests import (
+    check_tier,
+    chosen,
+    declared_format,
+    declared_tool,
+    inline_media,
+)
 from extproc.dialects.turns import add_parts, link_tool_results
 
 _CHANGES_NOTHING = (
@@ -31,8 +34,6 @@ _CHANGES_NOTHING = (
     "store",
 )
 """Kept by OpenAI for its own dashboard and caches: no answer depends on them."""
-_PLAIN_TIERS = ("auto", "default", "standard")
-_DATA_URL = re.compile(r"data:([a-zA-Z0-9.+/-]+);base64,(.*)", re.DOTALL)
 _AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
 
 
@@ -50,7 +51,8 @@ def read_request(body: bytes) -> Conversation:
     conversation.max_output_tokens = max((n for n in limits if n is not None), default=None)
     conversation.stream = bool(fields.boolean("stream"))
     _sampling(fields, conversation)
-    conversation.answer_format = _answer_format(fields.object("response_format"))
+    wanted = fields.object("response_format")
+    conversation.answer_format = declared_format(wanted, schema_in="json_schema")
     effort = fields.text("reasoning_effort")
     if effort:
         conversation.thinking = ThinkingWish("off" if effort == "none" else "effort", effort=effort)
@@ -75,11 +77,8 @@ def _sampling(fields: Fields, conversation: Conversation) -> None:
 
 def _without_effect(fields: Fields, conversation: Conversation) -> None:
     fields.raw("stream_options")  # what the caller wants of the stream is the writer's business
-    for key in _CHANGES_NOTHING:
-        if fields.raw(key) is not None:
-            conversation.dropped.append(key)
-    if fields.text("service_tier", "auto") not in _PLAIN_TIERS:
-        raise fields.untranslatable("service_tier", "other providers sell other tiers")
+    conversation.dropped += fields.given(_CHANGES_NOTHING)
+    check_tier(fields)
     if fields.texts("modalities") not in ([], ["text"]):
         raise fields.untranslatable("modalities", "only text can be answered")
 
@@ -149,10 +148,9 @@ def _image(part: Fields) -> Media:
         raise part.wrong("image_url", "an object with a url")
     url, detail = image.needed_text("url"), image.text("detail")
     image.done()
-    data = _DATA_URL.fullmatch(url)
-    if data is not None:
-        return Media("image", data[1], data=data[2], detail=detail)
-    return Media("image", "", url=url, detail=detail)
+    made = inline_media("image", url) or Media("image", "", url=url)
+    made.detail = detail
+    return made
 
 
 def _audio(part: Fields) -> Media:
@@ -174,10 +172,11 @@ def _file(part: Fields) -> Media:
         raise part.wrong("file", "an object")
     name, file_id, text = file.text("filename"), file.text("file_id"), file.text("file_data")
     file.done()
-    data = _DATA_URL.fullmatch(text)
-    if data is not None:
-        return Media("document", data[1], data=data[2], name=name)
-    return Media("document", "application/pdf" if text else "", text, file_id=file_id, name=name)
+    made = inline_media("document", text)
+    if made is None:
+        made = Media("document", "application/pdf" if text else "", text, file_id=file_id)
+    made.name = name
+    return made
 
 
 def _assistant_parts(message: Fields) -> list[Part]:
@@ -240,23 +239,4 @@ def _tool_choice(fields: Fields) -> ToolChoice | None:
     made = ToolChoice("named", function.needed_text("name"))
     function.done()
     choice.done()
-    return made
-
-
-def _answer_format(wanted: Fields | None) -> AnswerFormat | None:
-    if wanted is None:
-        return None
-    kind = wanted.needed_text("type")
-    made: AnswerFormat | None = None
-    if kind == "json_object":
-        made = AnswerFormat()
-    elif kind == "json_schema":
-        schema = wanted.object("json_schema")
-        if schema is None:
-            raise wanted.wrong("json_schema", "an object")
-        made = declared_schema(schema)
-        schema.done()
-    elif kind != "text":
-        raise wanted.untranslatable("type", f"the format {kind[:30]!r} is not carried")
-    wanted.done()
     return made

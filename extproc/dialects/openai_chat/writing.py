@@ -9,7 +9,6 @@ import orjson
 from extproc.dialects.codec import TargetFacts, WrittenRequest
 from extproc.dialects.conversation import (
     JSON_ONLY,
-    AnswerFormat,
     Conversation,
     Json,
     Media,
@@ -33,12 +32,12 @@ from extproc.dialects.openai_models import (
     sampling_at,
     strict_at,
 )
+from extproc.dialects.openai_requests import asked_format, data_url, says_json
 from extproc.dialects.unsayable import refuse_extra
-from extproc.wire.call_ids import fitting_call_id
+from extproc.wire.call_ids import CHAT_ID_CHARACTERS, fitting_call_id
 
 MAX_STOPS = 4
 """OpenAI's own bound on stop sequences."""
-MAX_ID_CHARACTERS = 40
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
 
 
@@ -54,7 +53,7 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
     dropped += _thinking_and_sampling(document, conversation, facts)
     wanted = conversation.answer_format
     if wanted is not None:
-        document["response_format"], told = _format(wanted)
+        document["response_format"], told = asked_format(wanted, schema_in="json_schema")
         dropped += told
         if wanted.schema is None and not says_json(document["messages"]):
             document["messages"].insert(0, {"role": "system", "content": JSON_ONLY})
@@ -65,16 +64,6 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
         document["stream_options"] = {"include_usage": True}
     path = f"{facts.base_path}/chat/completions"
     return WrittenRequest(path, orjson.dumps(document), dropped=tuple(dropped))
-
-
-def data_url(media: Media) -> str:
-    """Media that came inline, as a URL."""
-    return f"data:{media.media_type};base64,{media.data}"
-
-
-def says_json(messages: list[Json]) -> bool:
-    """OpenAI refuses JSON mode where nothing that was said speaks of JSON."""
-    return b"json" in orjson.dumps(messages).lower()
 
 
 def _messages(conversation: Conversation) -> list[Json]:
@@ -146,7 +135,7 @@ def _user(turn: Turn, where: str) -> list[Json]:
 
 
 def _id(call_id: str) -> str:
-    return fitting_call_id(call_id, MAX_ID_CHARACTERS)
+    return fitting_call_id(call_id, CHAT_ID_CHARACTERS)
 
 
 def _result(result: ToolResult, texts: Sequence[Text]) -> str | list[Json]:
@@ -185,7 +174,7 @@ def _worded(part: Text | Media) -> Text | Media:
     """A document in plain text as the text that it is."""
     if isinstance(part, Text) or not part.text:
         return part
-    return Text(f"{part.name}\n\n{part.text}" if part.name else part.text)
+    return Text(part.words)
 
 
 def _document(part: Media, where: str) -> Json:
@@ -257,15 +246,3 @@ def _thinking_and_sampling(
     }
     document.update({key: value for key, value in values.items() if value is not None})
     return dropped + told
-
-
-def _format(wanted: AnswerFormat) -> tuple[Json, list[str]]:
-    if wanted.schema is None:
-        return {"type": "json_object"}, []
-    dropped: list[str] = []
-    schema: Json = {"name": wanted.name or "answer", "schema": wanted.schema}
-    if wanted.description:
-        schema["description"] = wanted.description
-    if wanted.strict is not None:
-        schema["strict"], dropped = strict_at(wanted.strict, wanted.schema, "response_format")
-    return {"type": "json_schema", "json_schema": schema}, dropped

@@ -73,14 +73,7 @@ def item_parts(item: Json) -> list[Part]:
     if kind == "message":
         return [_content(part) for part in item["content"]]
     if kind == "function_call":
-        return [
-            ToolCall(
-                item["call_id"],
-                item["name"],
-                item.get("arguments") or "{}",
-                item_id=item.get("id") or "",
-            )
-        ]
+        return [ToolCall(item["call_id"], item["name"], item.get("arguments") or "{}")]
     if kind == "reasoning":
         texts = [part["text"] for key in ("summary", "content") for part in item.get(key) or ()]
         encrypted = item.get("encrypted_content") or ""

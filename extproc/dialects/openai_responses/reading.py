@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
 from extproc.dialects.conversation import (
-    AnswerFormat,
     Conversation,
     Media,
     Part,
@@ -19,6 +16,7 @@ from extproc.dialects.conversation import (
     Vendor,
 )
 from extproc.dialects.fields import Fields, read_object
+from extproc.dialects.openai_requests import check_tier, chosen, declared_format, inline_media
 from extproc.dialects.openai_responses.tools import (
     CUSTOM,
     FUNCTION,
@@ -26,7 +24,6 @@ from extproc.dialects.openai_responses.tools import (
     function_name,
     read_call,
 )
-from extproc.dialects.openai_tools import chosen, declared_schema
 from extproc.dialects.thinking import returned_thinking
 from extproc.dialects.turns import add_parts, link_tool_results
 
@@ -43,11 +40,9 @@ _CHANGES_NOTHING = (
 )
 """How OpenAI stores, caches and cuts: the conversation is whole in the request all the same."""
 _STORED = ("previous_response_id", "conversation", "prompt")
-_PLAIN_TIERS = ("auto", "default", "standard")
 _CALLS = ("function_call", "custom_tool_call", "tool_search_call")
 _RESULTS = ("function_call_output", "custom_tool_call_output")
 _TOLD_BESIDE = ("web_search_call",)
-_DATA_URL = re.compile(r"data:([a-zA-Z0-9.+/-]+);base64,(.*)", re.DOTALL)
 
 
 def read_request(body: bytes) -> Conversation:
@@ -77,11 +72,8 @@ def read_request(body: bytes) -> Conversation:
     conversation.end_user = fields.text("safety_identifier") or fields.text("user")
     if fields.boolean("background"):
         raise fields.untranslatable("background", "only OpenAI answers later")
-    if fields.text("service_tier", "auto") not in _PLAIN_TIERS:
-        raise fields.untranslatable("service_tier", "other providers sell other tiers")
-    for key in _CHANGES_NOTHING:
-        if fields.raw(key) is not None:
-            conversation.dropped.append(key)
+    check_tier(fields)
+    conversation.dropped += fields.given(_CHANGES_NOTHING)
     conversation.extra = fields.rest()
     return conversation
 
@@ -161,9 +153,9 @@ def _content_part(part: Fields) -> Part:
 
 
 def _media(kind: str, url: str, part: Fields) -> Media:
-    data = _DATA_URL.fullmatch(url)
-    if data is not None:
-        return Media(kind, data[1], data=data[2])
+    made = inline_media(kind, url)
+    if made is not None:
+        return made
     if "file_data" in part:
         return Media(kind, "application/pdf", data=url)
     return Media(kind, "", url=url, file_id=part.text("file_id"))
@@ -222,14 +214,5 @@ def _text_config(config: Fields | None, conversation: Conversation) -> None:
         return
     if config.text("verbosity") not in ("", "medium"):
         conversation.dropped.append("text.verbosity")
-    wanted = config.object("format")
-    if wanted is not None:
-        kind = wanted.needed_text("type")
-        if kind == "json_schema":
-            conversation.answer_format = declared_schema(wanted)
-        elif kind == "json_object":
-            conversation.answer_format = AnswerFormat()
-        elif kind != "text":
-            raise wanted.untranslatable("type", f"the format {kind[:30]!r} is not carried")
-        wanted.done()
+    conversation.answer_format = declared_format(config.object("format"))
     config.done()

@@ -57,7 +57,6 @@ from extproc.values.usage import TokenUsage
 _PING = b": ping\n\n"
 """A comment: OpenAI has no ping, and every client skips comments."""
 _FREE_TEXT = "response.custom_tool_call_input.delta"
-_SUMMARY_GOES_ON = "response.reasoning_summary_part.added"
 _ENDS = ("response.completed", "response.incomplete")
 _DELTAS = {
     "response.output_text.delta": PartKind.TEXT,

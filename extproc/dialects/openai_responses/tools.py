@@ -14,9 +14,10 @@ import orjson
 
 from extproc.dialects.conversation import Conversation, Json, KnownAs, Text, Tool, ToolCall
 from extproc.dialects.fields import Fields
+from extproc.dialects.openai_requests import declared_tool
 from extproc.dialects.openai_responses.free_text import FIELD, arguments_of, text_of
-from extproc.dialects.openai_tools import declared_tool
 from extproc.dialects.tool_names import short_name
+from extproc.dialects.turns import shown_arguments
 
 FUNCTION, CUSTOM, TOOL_SEARCH = "function", "custom", "tool_search"
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
@@ -43,7 +44,7 @@ def read_call(item: Fields, kind: str) -> ToolCall:
             arguments = arguments_of(item.text("input"))
         else:
             arguments = item.text("arguments") or "{}"
-    return ToolCall(item.needed_text("call_id"), name, arguments, item_id=item.text("id"))
+    return ToolCall(item.needed_text("call_id"), name, arguments)
 
 
 def written_call(call: ToolCall, name: str, known_as: Mapping[str, KnownAs]) -> Json:
@@ -60,7 +61,7 @@ def written_call(call: ToolCall, name: str, known_as: Mapping[str, KnownAs]) -> 
         }
     item: Json = {"status": "completed", "call_id": call.call_id}
     if known.kind == TOOL_SEARCH:
-        arguments = _object(call.arguments)
+        arguments = shown_arguments(call.arguments, "query")
         searched = {"type": "tool_search_call", "execution": "client", "arguments": arguments}
         return {"id": f"tsc_{name}", **item, **searched}
     item["name"] = known.name
@@ -111,9 +112,8 @@ class DeclaredTools:
             return self._declare_namespace(tool, found=found)
         if kind == FUNCTION:
             made = declared_tool(tool)
-            for key in ("defer_loading", "output_schema"):
-                if tool.raw(key) is not None:
-                    self._conversation.dropped.append(f"tools.{key}")
+            hints = tool.given(("defer_loading", "output_schema"))
+            self._conversation.dropped += [f"tools.{key}" for key in hints]
         elif kind == CUSTOM:
             made = _custom(tool)
         elif kind == TOOL_SEARCH and not namespace:
@@ -174,11 +174,3 @@ def _custom(tool: Fields) -> Tool:
 def _check_client(fields: Fields) -> None:
     if fields.text("execution") != "client":
         raise fields.untranslatable("execution", "only OpenAI searches for tools by itself")
-
-
-def _object(arguments: str) -> Json:
-    try:
-        value = orjson.loads(arguments or "{}")
-    except orjson.JSONDecodeError:
-        value = arguments
-    return value if isinstance(value, dict) else {"query": value}

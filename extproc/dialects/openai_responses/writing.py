@@ -7,7 +7,6 @@ import orjson
 from extproc.dialects.codec import TargetFacts, WrittenRequest
 from extproc.dialects.conversation import (
     JSON_ONLY,
-    AnswerFormat,
     Conversation,
     Json,
     Media,
@@ -25,7 +24,6 @@ from extproc.dialects.conversation import (
     Vendor,
 )
 from extproc.dialects.end_user import OPENAI_CHARACTERS, end_user_id
-from extproc.dialects.openai_chat.writing import data_url, says_json
 from extproc.dialects.openai_models import (
     check_tool_name,
     effort_at,
@@ -33,10 +31,10 @@ from extproc.dialects.openai_models import (
     sampling_at,
     strict_at,
 )
+from extproc.dialects.openai_requests import asked_format, data_url, says_json
 from extproc.dialects.unsayable import refuse_extra
-from extproc.wire.call_ids import fitting_call_id
+from extproc.wire.call_ids import RESPONSES_ID_CHARACTERS, fitting_call_id
 
-MAX_ID_CHARACTERS = 64
 MIN_OUTPUT_TOKENS = 16
 """The least maximum that OpenAI takes in this API."""
 _UNSAYABLE = ("top_k", "seed", "presence_penalty", "frequency_penalty")
@@ -68,7 +66,7 @@ def write_request(conversation: Conversation, facts: TargetFacts) -> WrittenRequ
         asked = {"type": "message", "role": "developer", "content": JSON_ONLY}
         document["input"] = [asked, *document["input"]]
     if wanted is not None:
-        written, told = _format(wanted)
+        written, told = asked_format(wanted)
         document["text"] = {"format": written}
         dropped += told
     path = f"{facts.base_path}/responses"
@@ -169,7 +167,7 @@ def _item(part: Part, where: str) -> Json | None:
 
 
 def _id(call_id: str) -> str:
-    return fitting_call_id(call_id, MAX_ID_CHARACTERS)
+    return fitting_call_id(call_id, RESPONSES_ID_CHARACTERS)
 
 
 def _content(part: Part, where: str) -> Json:
@@ -185,8 +183,7 @@ def _content(part: Part, where: str) -> Json:
     if part.kind == "audio":
         raise UntranslatableError(where, "the Responses API takes no audio")
     if part.text:
-        text = f"{part.name}\n\n{part.text}" if part.name else part.text
-        return {"type": "input_text", "text": text}
+        return {"type": "input_text", "text": part.words}
     if part.url:
         return {"type": "input_file", "file_url": part.url}
     name = part.name or "document.pdf"
@@ -224,19 +221,3 @@ def _choice(choice: ToolChoice) -> str | Json:
     if choice.mode == "named":
         return {"type": "function", "name": choice.name}
     return choice.mode
-
-
-def _format(wanted: AnswerFormat) -> tuple[Json, list[str]]:
-    if wanted.schema is None:
-        return {"type": "json_object"}, []
-    dropped: list[str] = []
-    written: Json = {
-        "type": "json_schema",
-        "name": wanted.name or "answer",
-        "schema": wanted.schema,
-    }
-    if wanted.description:
-        written["description"] = wanted.description
-    if wanted.strict is not None:
-        written["strict"], dropped = strict_at(wanted.strict, wanted.schema, "response_format")
-    return written, dropped

@@ -216,3 +216,11 @@ def test_F54_an_end_that_does_not_say_the_output_is_no_report() -> None:
     """What the start said of it was a beginning."""
     events = read(start(), event("message_delta", delta={"stop_reason": "end_turn"}, usage={}))
     assert events[-1] == Ended(None)
+
+
+def test_F54_an_end_that_no_reason_came_before_is_no_report() -> None:
+    said = (block(0, type="text", text="Hi"), stop(0))
+    counted = event("message_delta", delta={}, usage={"output_tokens": 2})
+    for pieces in (said, (*said, counted)):
+        whole = (start(), *pieces, event("message_stop"))
+        assert read_all(MessageStreamReader(CONTEXT), whole)[-1] == Ended(None)

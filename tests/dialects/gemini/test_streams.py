@@ -125,3 +125,13 @@ def test_an_image_is_a_part_of_its_own() -> None:
 def test_what_is_no_stream_is_refused(data: bytes) -> None:
     with pytest.raises(StreamError):
         read(data)
+
+
+def test_F54_what_was_counted_on_the_way_is_no_count_of_the_answer() -> None:
+    last = json.loads(chunk({"text": "and all the rest"}, reason="STOP")[6:])
+    counts = last.pop("usageMetadata")
+    end = b"data: " + json.dumps(last).encode() + b"\n\n"
+    assert read(chunk({"text": "Hi"}, output=1), end)[-1] == Ended(None)
+    # Counts by themselves, after the end, are the last word.
+    told = b"data: " + json.dumps({"usageMetadata": counts}).encode() + b"\n\n"
+    assert read(chunk({"text": "Hi"}, output=1), end, told)[-1] == Ended(TokenUsage(3, 1))

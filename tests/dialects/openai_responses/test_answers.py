@@ -61,7 +61,7 @@ def test_an_answer_with_everything_is_read_and_written_again() -> None:
     assert answer.parts == [
         Thinking("hm", "enc", Vendor.OPENAI, item_id="rs_1"),
         Text("hi"),
-        ToolCall("c1", "f", '{"a": 1}', item_id="fc_1"),
+        ToolCall("c1", "f", '{"a": 1}'),
     ]
     assert (answer.stop, answer.usage, answer.created_s) == (Stop.TOOL_CALLS, USAGE, 5)
     again = Response.model_validate_json(write_answer(answer, CONTEXT), strict=True)

@@ -102,7 +102,7 @@ def test_a_turn_as_codex_sends_it() -> None:
                 Thinking("", "s", Vendor.ANTHROPIC),
                 Text("so"),
                 Refused("no"),
-                ToolCall("c1", "shell", '{"a": 1}', item_id="fc_1"),
+                ToolCall("c1", "shell", '{"a": 1}'),
             ],
         ),
         Turn(

@@ -8,7 +8,7 @@ import pytest
 
 from extproc.dialects.conversation import AnswerFormat, Tool, ToolChoice, UntranslatableError
 from extproc.dialects.fields import Fields
-from extproc.dialects.openai_tools import chosen, declared_schema, declared_tool
+from extproc.dialects.openai_requests import chosen, declared_format, declared_tool
 from extproc.wire.errors import WireError
 
 
@@ -20,10 +20,13 @@ def test_a_tool_and_a_schema_with_and_without_everything() -> None:
     fields.done()
     empty = {"type": "object", "properties": {}}
     assert declared_tool(Fields({"name": "f"}, "")) == Tool("f", "", empty, None)
-    fields = Fields({**full, "schema": {"type": "string"}}, "format")
-    assert declared_schema(fields) == AnswerFormat({"type": "string"}, "f", "d", True)
-    fields.done()
-    assert declared_schema(Fields({}, "")) == AnswerFormat({"type": "object"}, "", "", None)
+    schema = {**full, "schema": {"type": "string"}}
+    wanted = AnswerFormat({"type": "string"}, "f", "d", True)
+    assert declared_format(Fields({"type": "json_schema", **schema}, "format")) == wanted
+    wrapped = Fields({"type": "json_schema", "json_schema": schema}, "response_format")
+    assert declared_format(wrapped, schema_in="json_schema") == wanted
+    bare = AnswerFormat({"type": "object"}, "", "", None)
+    assert declared_format(Fields({"type": "json_schema"}, "")) == bare
     with pytest.raises(WireError, match="name is required"):
         declared_tool(Fields({}, ""))
 
