@@ -38,6 +38,7 @@ HOT_MODULES = (
     "core/spread",
     "core/translated",
     "core/velocity",
+    "core/verification",
     "core/workflows",
     "dialects/anthropic/streams",
     "dialects/bedrock/event_stream",

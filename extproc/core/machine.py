@@ -19,7 +19,7 @@ from enum import Enum
 
 from extproc.core import effective_budget, free_operation, refusals
 from extproc.core.breach import Asked, Way, notes_of, ways_on
-from extproc.core.callers import Caller, Plan, kind_of
+from extproc.core.callers import Caller, Plan
 from extproc.core.choice import Asking, choose
 from extproc.core.clamp import MAX_CLAMPS, clamped, floor_tokens, with_maximum
 from extproc.core.commands import Answer, AwaitBody, Forward, Peek, Refuse, Reserve, Wait
@@ -39,7 +39,7 @@ from extproc.core.routing import Chain, Route
 from extproc.core.translated import edits_at, without_unsayable
 from extproc.core.unserved import no_target, too_long
 from extproc.core.velocity import Counted, TooFast
-from extproc.core.verification import credential_of, sender_of, verified
+from extproc.core.verification import caller_of, credential_of, sender_of
 from extproc.ledger.port import Account, Denied, Granted, Hold
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import OWN_OPERATIONS, Dialect, Operation
@@ -144,21 +144,12 @@ class RequestMachine:
                 self.request_id, self.dialect = sender_of(event)
                 if operation is Operation.MODELS:
                     return self._list_models(headers)
-            kind = kind_of(headers)
-            caller = generation.callers.find(kind)
-            if caller is None:
-                found = verified(generation, headers)
-                if isinstance(found, Refusal):
-                    return self._refuse(found)
-                caller = found
-                generation.callers.remember(kind, caller)
-            if caller.checked != self._gate.kills.version:
-                killed = self._gate.kills.look_at_caller(caller)
-                if killed:
-                    return self._refuse(refusals.killed(killed))
+            caller = caller_of(generation, headers, self._gate.kills)
         except WireError as error:
             self.request_id, self.dialect = sender_of(event)
             return self._refuse(error.refusal)
+        if isinstance(caller, Refusal):
+            return self._refuse(caller)
         if operation.free and operation is Operation.EFFECTIVE_BUDGET:
             return self._ask_budget(event, caller)
         if event.end_of_stream:

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 from extproc.core import refusals
-from extproc.core.callers import DERIVED_SESSION_MARK, Caller, Plan, kind_of
+from extproc.core.callers import DERIVED_SESSION_MARK, Caller, Plan
 from extproc.core.commands import AwaitBody, ForwardCall, RefuseCall, Reserve
 from extproc.core.events import RequestBody, RequestHeaders, Reserved
 from extproc.core.gate import LEASE_MS, MAX_IN_FLIGHT, Gate, OpenCall
 from extproc.core.holds import SCOPES, Applicable, joined
 from extproc.core.loop_guard import Loop, SessionKey
 from extproc.core.tool_list import ToolFilter
-from extproc.core.verification import sender_of, verified
+from extproc.core.verification import caller_of, sender_of
 from extproc.ledger.port import Account, Granted, Remaining
 from extproc.policy.mcp_server import McpServer
 from extproc.values.dialect import MCP_PREFIX
@@ -110,22 +110,13 @@ class ToolCallMachine:
         """Who asks, and may they talk to this server."""
         assert self.state == "headers"
         self._headers, self._now_ms = event, event.now_ms
-        generation, gate = self._generation, self._gate
+        generation = self._generation
         try:
             headers = generation.names.parse(event.headers)
             self.request_id = headers.request_id
-            kind = kind_of(headers)
-            caller = generation.callers.find(kind)
-            if caller is None:
-                found = verified(generation, headers)
-                if isinstance(found, Refusal):
-                    return self._refuse(found)
-                caller = found
-                generation.callers.remember(kind, caller)
-            if caller.checked != gate.kills.version:
-                killed = gate.kills.look_at_caller(caller)
-                if killed:
-                    return self._refuse(refusals.killed(killed))
+            caller = caller_of(generation, headers, self._gate.kills)
+            if isinstance(caller, Refusal):
+                return self._refuse(caller)
             self._caller, self._remove = caller, headers.remove
             refusal = self._choose_server()
             if refusal is not None:

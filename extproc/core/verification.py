@@ -1,14 +1,15 @@
-"""Who sent a request: worked out once for each kind of caller, and for refusals."""
+"""Who sends a request: worked out once for each kind of caller, and for refusals."""
 
 from __future__ import annotations
 
 import hashlib
 
 from extproc.core import refusals
-from extproc.core.callers import Caller
+from extproc.core.callers import Caller, kind_of
 from extproc.core.events import RequestHeaders
 from extproc.core.generation import Generation
 from extproc.core.identity import resolve_envelope
+from extproc.core.kill_switch import KillSwitch
 from extproc.policy.snapshot import Credential
 from extproc.values.dialect import OPERATION_BY_PATH, OWN_OPERATIONS, Dialect
 from extproc.values.refusal import Refusal
@@ -23,8 +24,27 @@ def credential_of(generation: Generation, headers: CallerHeaders) -> Credential 
     return None if credential is None or credential.revoked else credential
 
 
-def verified(generation: Generation, headers: CallerHeaders) -> Caller | Refusal:
-    """A caller seen for the first time. Raises ``WireError``."""
+def caller_of(
+    generation: Generation, headers: CallerHeaders, kills: KillSwitch
+) -> Caller | Refusal:
+    """Who sends a request, unless nobody knows them or they are stopped. Raises ``WireError``."""
+    kind = kind_of(headers)
+    caller = generation.callers.find(kind)
+    if caller is None:
+        found = _verified(generation, headers)
+        if isinstance(found, Refusal):
+            return found
+        caller = found
+        generation.callers.remember(kind, caller)
+    if caller.checked != kills.version:
+        killed = kills.look_at_caller(caller)
+        if killed:
+            return refusals.killed(killed)
+    return caller
+
+
+def _verified(generation: Generation, headers: CallerHeaders) -> Caller | Refusal:
+    """A caller seen for the first time."""
     credential = credential_of(generation, headers)
     claims = generation.names.claims(headers.identity)
     if credential is None:

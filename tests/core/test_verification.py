@@ -9,7 +9,9 @@ from world import NOW, compiled
 from extproc.core.callers import Caller
 from extproc.core.events import RequestHeaders
 from extproc.core.generation import Generation
-from extproc.core.verification import credential_of, sender_of, verified
+from extproc.core.kill_switch import KillSwitch
+from extproc.core.verification import caller_of, credential_of, sender_of
+from extproc.policy.snapshot import Kill
 from extproc.values.dialect import Dialect
 from extproc.values.refusal import Refusal, RefusalCode
 
@@ -30,9 +32,21 @@ def test_a_known_key_is_its_credential_and_its_caller() -> None:
     credential = credential_of(GENERATION, found)
     assert credential is not None
     assert credential.id == "app"
-    caller = verified(GENERATION, found)
+    kills = KillSwitch()
+    caller = caller_of(GENERATION, found, kills)
     assert isinstance(caller, Caller)
     assert caller.envelope.project == "p1"
+    assert caller_of(GENERATION, found, kills) is caller
+
+
+def test_a_caller_that_is_stopped_is_refused_though_it_is_known() -> None:
+    generation, kills = Generation(compiled()), KillSwitch()
+    found = parsed(("authorization", b"Bearer " + KEY.encode()))
+    assert isinstance(caller_of(generation, found, kills), Caller)
+    kills.set_operators([Kill("project", "p1", "")])
+    refused = caller_of(generation, found, kills)
+    assert isinstance(refused, Refusal)
+    assert refused.code is RefusalCode.KILLED
 
 
 @pytest.mark.parametrize(
@@ -46,7 +60,7 @@ def test_a_known_key_is_its_credential_and_its_caller() -> None:
     ],
 )
 def test_an_unknown_key_and_a_contradiction_are_refused(pairs, code: RefusalCode) -> None:
-    refused = verified(GENERATION, parsed(*pairs))
+    refused = caller_of(GENERATION, parsed(*pairs), KillSwitch())
     assert isinstance(refused, Refusal)
     assert refused.code is code
 

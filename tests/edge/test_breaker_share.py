@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from redis_server import RedisServer, running_redis
+from until import until_on_loop
 from world import compiled
 
 from extproc.core.gate import Gate
@@ -74,20 +75,12 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 async def watching(*sidecars: Sidecar) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(one.share.watch()) for one in sidecars]
     try:
-        await until(lambda: all(one.breakers.shared for one in sidecars))
+        await until_on_loop(lambda: all(one.breakers.shared for one in sidecars))
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 8) -> float:
-    began = time.monotonic()
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-    return time.monotonic() - began
 
 
 def test_F57_a_broken_target_is_avoided_by_all_within_a_second(server: RedisServer) -> None:
@@ -96,14 +89,14 @@ def test_F57_a_broken_target_is_avoided_by_all_within_a_second(server: RedisServ
         other = Sidecar(server, namespace="other")
         async with watching(*sidecars, other):
             sidecars[0].fails()
-            assert await until(lambda: all(one.wait_ms() > 0 for one in sidecars)) < 1
+            assert await until_on_loop(lambda: all(one.wait_ms() > 0 for one in sidecars)) < 1
             # Whatever their clocks say, they all mean the same moment.
             waits = [one.wait_ms() for one in sidecars]
             assert max(waits) - min(waits) < 50
             # Who starts later learns it, and another namespace does not.
             late = Sidecar(server)
             async with watching(late):
-                await until(lambda: late.wait_ms() > 0)
+                await until_on_loop(lambda: late.wait_ms() > 0)
             assert other.breakers.all_closed
 
     asyncio.run(scenario())
@@ -114,9 +107,9 @@ def test_F53_a_rest_is_kept_by_all(server: RedisServer) -> None:
         one, two = Sidecar(server), Sidecar(server, 900_000)
         async with watching(one, two):
             one.breakers.rest(one.name, 1_500, one.clock.now_ms())
-            assert await until(lambda: two.wait_ms() > 0) < 1
+            assert await until_on_loop(lambda: two.wait_ms() > 0) < 1
             assert abs(one.wait_ms() - two.wait_ms()) < 50
-            await until(lambda: two.wait_ms() == 0)
+            await until_on_loop(lambda: two.wait_ms() == 0)
             assert two.breakers.left_out(two.targets, SLOW, two.clock.now_ms()) == ([], [])
             assert two.breakers.all_closed
 
@@ -128,7 +121,7 @@ def test_F57_one_of_all_probes_and_all_come_back_together(server: RedisServer) -
         sidecars = [Sidecar(server) for _ in range(4)]
         async with watching(*sidecars):
             sidecars[0].fails(FAST)
-            await until(lambda: all(one.wait_ms(FAST) > 0 for one in sidecars))
+            await until_on_loop(lambda: all(one.wait_ms(FAST) > 0 for one in sidecars))
             for fate in ("failed", "succeeded"):
                 probers: list[Sidecar] = []
                 began = time.monotonic()
@@ -143,7 +136,7 @@ def test_F57_one_of_all_probes_and_all_come_back_together(server: RedisServer) -
                     assert not any(one.probes() for one in sidecars)
                     await asyncio.sleep(0.02)
                 getattr(prober.breakers, fate)(prober.name, FAST, prober.clock.now_ms())
-            assert await until(lambda: all(one.breakers.all_closed for one in sidecars)) < 1
+            assert await until_on_loop(lambda: all(one.breakers.all_closed for one in sidecars)) < 1
 
     asyncio.run(scenario())
 
@@ -155,16 +148,16 @@ def test_without_the_store_each_probes_alone_and_tells_what_it_found_later(
         one, two = Sidecar(server), Sidecar(server)
         async with watching(one, two):
             one.fails(FAST)
-            await until(lambda: two.wait_ms(FAST) > 0)
+            await until_on_loop(lambda: two.wait_ms(FAST) > 0)
             server.kill()
-            await until(lambda: not one.breakers.shared and not two.breakers.shared)
-            await until(lambda: one.wait_ms(FAST) == two.wait_ms(FAST) == 0)
+            await until_on_loop(lambda: not one.breakers.shared and not two.breakers.shared)
+            await until_on_loop(lambda: one.wait_ms(FAST) == two.wait_ms(FAST) == 0)
             assert one.probes()
             assert two.probes()
             one.fails(SLOW)
             server.start()
-            await until(lambda: one.breakers.untold() == [])
-            assert await until(lambda: abs(one.wait_ms() - two.wait_ms()) < 50) < 1
+            await until_on_loop(lambda: one.breakers.untold() == [])
+            assert await until_on_loop(lambda: abs(one.wait_ms() - two.wait_ms()) < 50) < 1
             assert two.wait_ms() > 50_000
 
     asyncio.run(scenario())
@@ -179,7 +172,7 @@ def test_a_store_that_hangs_holds_up_no_decision(server: RedisServer) -> None:
                 one.fails(FAST)
                 assert one.wait_ms(FAST) > 0
                 # Until it is given up, nobody can say whose the probe is.
-                await until(one.probes, 6)
+                await until_on_loop(one.probes, 6)
                 assert not one.breakers.shared
             finally:
                 server.go_on()
@@ -202,7 +195,7 @@ def test_what_is_kept_there_may_be_anything(server: RedisServer, monkeypatch) ->
         client.set(f"{{{SPACE}}}:breakers:r:{names[1]}", f"7 resting {10**17}")
         async with watching(one, two):
             two.fails()
-            await until(lambda: one.wait_ms() > 0)
+            await until_on_loop(lambda: one.wait_ms() > 0)
             states = one.breakers.states(one.clock.now_ms())
             assert states == {names[0]: "open", names[1]: "resting"}
 
@@ -215,7 +208,7 @@ def test_the_store_forgets_by_itself(server: RedisServer) -> None:
         async with watching(one):
             one.fails()
             one.breakers.rest(one.name, 5_000, one.clock.now_ms())
-            await until(lambda: one.breakers.untold() == [])
+            await until_on_loop(lambda: one.breakers.untold() == [])
         client = server.client()
         kept = {key: client.pttl(key) for key in client.keys(f"{{{SPACE}}}:breakers:[brp]:*")}
         assert len(kept) == 2

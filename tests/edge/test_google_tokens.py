@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from google_accounts import TokenEndpoint
+from until import until_on_loop
 
 from extproc.edge import google_tokens
 from extproc.edge.google_tokens import GoogleTokens
@@ -74,13 +75,6 @@ def world(tmp_path: Path, google: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
     return World(tmp_path, google)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-
-
 def test_a_token_is_kept_for_its_owner_alone_and_for_as_long_as_it_is_good(world: World) -> None:
     async def scenario() -> None:
         assert world.token == "ya29.token-1"
@@ -104,13 +98,13 @@ def test_a_refused_renewal_keeps_the_token_until_it_expires_and_then_takes_it_aw
     async def scenario() -> None:
         world.google.status = 503
         world.google.document = {"error": "backend", "error_description": "ya29.token-1 canary"}
-        await until(lambda: world.state.failures > 0)
+        await until_on_loop(lambda: world.state.failures > 0)
         assert world.token == "ya29.token-1"
         assert world.state.problem == "was refused with status 503 backend"
-        await until(lambda: not world.token)
+        await until_on_loop(lambda: not world.token)
         assert world.state.expires_at_ms == 0
         world.google.status, world.google.document = 200, None
-        await until(lambda: world.token == "ya29.token-2", 15)
+        await until_on_loop(lambda: world.token == "ya29.token-2", 15)
         assert (world.state.failures, world.state.problem) == (0, "")
 
     world.run(scenario)
@@ -124,11 +118,11 @@ def test_another_key_in_the_file_is_taken_at_once_and_a_broken_one_changes_nothi
 ) -> None:
     async def scenario() -> None:
         world.key_file.write_text("{")
-        await until(lambda: world.state.failures > 0)
+        await until_on_loop(lambda: world.state.failures > 0)
         assert world.token == "ya29.token-1"
         assert world.state.problem == "is not JSON"
         world.google.write_key(world.key_file, "key-2")
-        await until(lambda: world.token == "ya29.token-2")
+        await until_on_loop(lambda: world.token == "ya29.token-2")
 
     world.run(scenario)
     assert world.google.problems == []
@@ -137,9 +131,9 @@ def test_another_key_in_the_file_is_taken_at_once_and_a_broken_one_changes_nothi
 def test_a_credential_that_goes_takes_its_token_along(world: World) -> None:
     async def scenario() -> None:
         world.want()
-        await until(lambda: not world.token and not world.state.expires_at_ms)
+        await until_on_loop(lambda: not world.token and not world.state.expires_at_ms)
         world.want(str(world.key_file))
-        await until(lambda: world.token == "ya29.token-2")
+        await until_on_loop(lambda: world.token == "ya29.token-2")
 
     world.run(scenario)
 
@@ -181,7 +175,7 @@ def test_an_endpoint_that_is_away_or_hangs_is_said_so(
     async def scenario() -> None:
         assert world.state.problem == "got no answer in time"
         world.google.write_key(world.key_file, "key-2", **away)
-        await until(lambda: "could not be exchanged" in world.state.problem)
+        await until_on_loop(lambda: "could not be exchanged" in world.state.problem)
 
     world.run(scenario)
 
@@ -216,7 +210,7 @@ def test_a_token_that_an_earlier_process_left_is_good_until_it_expires(world: Wo
     async def scenario() -> None:
         assert world.token == "ya29.earlier"
         assert world.state.failures == 1
-        await until(lambda: not world.token)
+        await until_on_loop(lambda: not world.token)
         assert time.time() * 1_000 >= until_ms
 
     world.run(scenario)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from until import until_on_loop
 from world import compiled
 
 from extproc.core.gate import Gate
@@ -138,25 +139,19 @@ class Share:
         await asyncio.Event().wait()
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 def test_every_sidecar_of_a_share_obeys_also_those_that_come_later(tmp_path: Path) -> None:
     async def scenario() -> None:
         share = Share()
         share.lost = 1
         boards = [board(tmp_path / name, share) for name in ("a", "b")]
         watches = [asyncio.create_task(one.watch()) for _, one in boards]
-        await until(lambda: len(share.watching) == 2)
+        await until_on_loop(lambda: len(share.watching) == 2)
         await boards[0][1].kill("user_id", "mallory", "")
         for gate, _ in boards:
             assert gate.kills.stops(("", "", "mallory")) == "user_id"
         gate, late = board(tmp_path / "c", share)
         watches.append(asyncio.create_task(late.watch()))
-        await until(lambda: gate.kills.active)
+        await until_on_loop(lambda: gate.kills.active)
         await late.revive("user_id", "mallory")
         assert not any(gate.kills.active for gate, _ in boards)
         for watch in watches:

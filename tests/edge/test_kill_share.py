@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 from redis_server import RedisServer, free_cluster_port, running_redis
+from until import until_on_loop
 from world import compiled
 
 from extproc.core.gate import Gate
@@ -49,27 +49,19 @@ def stopped(one: KillBoard) -> set[str]:
     return {order.value for order in one.killed}
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5) -> float:
-    began = time.monotonic()
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-    return time.monotonic() - began
-
-
 def test_all_sidecars_obey_within_a_second_and_revive(server: RedisServer, tmp_path: Path) -> None:
     async def scenario() -> None:
         boards = [board(server, tmp_path / name) for name in "abc"]
         async with watching(*boards):
             await boards[0].kill("user_id", "mallory", "ran away")
-            assert await until(lambda: all(map(stopped, boards))) < 1
+            assert await until_on_loop(lambda: all(map(stopped, boards))) < 1
             await boards[1].revive("user_id", "mallory")
-            assert await until(lambda: not any(map(stopped, boards))) < 1
+            assert await until_on_loop(lambda: not any(map(stopped, boards))) < 1
             await boards[2].kill("team", "red", "")
         # Who starts later learns it, and another namespace does not.
         late, other = board(server, tmp_path / "late"), board(server, tmp_path / "o", "other")
         async with watching(late, other):
-            await until(lambda: stopped(late) == {"red"})
+            await until_on_loop(lambda: stopped(late) == {"red"})
             await asyncio.sleep(0.3)
             assert stopped(other) == set()
 
@@ -81,16 +73,16 @@ def test_what_the_store_lost_is_told_again(server: RedisServer, tmp_path: Path) 
         one, two = board(server, tmp_path / "a"), board(server, tmp_path / "b")
         async with watching(one, two):
             await one.kill("user_id", "mallory", "")
-            await until(lambda: stopped(two) == {"mallory"})
+            await until_on_loop(lambda: stopped(two) == {"mallory"})
             server.forget()
             await one.kill("user_id", "eve", "")
             assert stopped(one) == {"mallory", "eve"}
             server.start()
-            await until(lambda: stopped(two) == {"mallory", "eve"})
+            await until_on_loop(lambda: stopped(two) == {"mallory", "eve"})
             server.client().flushall()
             late = board(server, tmp_path / "late")
             async with watching(late):
-                await until(lambda: stopped(late) == {"mallory", "eve"})
+                await until_on_loop(lambda: stopped(late) == {"mallory", "eve"})
 
     asyncio.run(scenario())
 
@@ -100,13 +92,13 @@ def test_an_older_order_does_not_win_over_a_later(server: RedisServer, tmp_path:
         one, two = board(server, tmp_path / "a"), board(server, tmp_path / "b")
         kept = await one.kill("user_id", "mallory", "")
         async with watching(two):
-            await until(lambda: stopped(two) == {"mallory"})
+            await until_on_loop(lambda: stopped(two) == {"mallory"})
             await two.revive("user_id", "mallory")
         # It has not heard of the revival, and tells its own once more.
         share = kill_share(server.url, SPACE, {})
         await share.publish(kept)
         async with watching(one):
-            await until(lambda: stopped(one) == set())
+            await until_on_loop(lambda: stopped(one) == set())
 
     asyncio.run(scenario())
 
@@ -120,7 +112,7 @@ def test_what_is_kept_there_may_be_anything(server: RedisServer, tmp_path: Path)
         two = board(server, tmp_path / "b")
         await two.kill("user_id", "mallory", "")
         async with watching(one):
-            await until(lambda: stopped(one) == {"mallory"})
+            await until_on_loop(lambda: stopped(one) == {"mallory"})
 
     asyncio.run(scenario())
 
@@ -138,7 +130,7 @@ def test_a_clusters_owner_of_the_slot_is_asked(tmp_path: Path) -> None:
             one, two = board(owner, tmp_path / "a"), board(other, tmp_path / "b")
             async with watching(one, two):
                 await one.kill("user_id", "mallory", "")
-                await until(lambda: stopped(two) == {"mallory"}, 20)
+                await until_on_loop(lambda: stopped(two) == {"mallory"}, 20)
 
         asyncio.run(scenario())
 

@@ -7,13 +7,13 @@ import contextlib
 import os
 import signal
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from gateway import Gateway, base_policy
+from until import until
 
 from extproc.edge import supervisor as supervisor_module
 from extproc.edge.child import Child, StartError
@@ -150,13 +150,6 @@ def alive(process: psutil.Process) -> bool:
     return False
 
 
-def wait_for(condition: Any, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_killed_up_leaves_nobody_behind(start_gateway) -> None:
     gateway = start_gateway(base_policy())
     family = children(gateway)
@@ -164,7 +157,7 @@ def test_a_killed_up_leaves_nobody_behind(start_gateway) -> None:
     assert gateway.process is not None
     gateway.process.kill()
     try:
-        wait_for(lambda: not any(map(alive, family)))
+        until(lambda: not any(map(alive, family)))
     finally:
         for process in filter(alive, family):
             process.kill()
@@ -182,6 +175,6 @@ def test_a_child_that_is_killed_comes_back_and_serves(module_gateway, name: str)
             return not alive(victim) and gateway.post().status_code == 200
         return False
 
-    wait_for(serves, 20)
+    until(serves, 20)
     assert len(children(gateway)) == 3
     assert gateway.child(name).pid != victim.pid

@@ -3,7 +3,6 @@ byte for byte where the API is theirs, translated elsewhere, and refused by name
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import socket
@@ -18,7 +17,7 @@ import openai
 import psutil
 import pytest
 from anthropic.types import RawMessageStreamEvent
-from gateway import GATEWAY, KEY, Gateway, base_policy
+from gateway import KEY, Gateway, native_policy, virtual_model
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
@@ -29,13 +28,6 @@ PROVIDERS = {
     "gem": ("vertex", "gemini-2.0-flash"),
     "rock": ("bedrock", "anthropic.claude-haiku-4-5"),
 }
-MODEL = """
-name: {name}
-type: gateway-load-balancing-config
-rules:
-  - {{id: {name}-r, weight: 1, target: {{provider: {provider}, model: {model}}}, timeout_ms: 20000}}
-circuit_breaker: {{failure_threshold: 10000, window_seconds: 60, cooldown_seconds: 2}}
-"""
 MONEY = """
 name: money
 type: gateway-budget-config
@@ -58,13 +50,10 @@ MOST_COPIES = 10
 @pytest.fixture(scope="module")
 def gateway(module_gateway: Any) -> Gateway:
     models = {
-        name: MODEL.format(name=name, provider=provider, model=model)
+        name: virtual_model(name, provider, model, timeout_ms=20_000)
         for name, (provider, model) in PROVIDERS.items()
     }
-    policy = base_policy(**models, money=MONEY)
-    native = GATEWAY.replace("demo: auto", "demo: native")
-    policy["gateway.yaml"] = native.format(digest=hashlib.sha256(KEY.encode()).hexdigest())
-    return module_gateway(policy)
+    return module_gateway(native_policy(**models, money=MONEY))
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from command import tokenweir
 from demo_provider import HAIKU, Demo, demo_process
 from gateway import Gateway, base_policy
 from google_accounts import TokenEndpoint
+from until import until
 
 from extproc.envoy.token_folder import memory_folder
 
@@ -163,13 +164,6 @@ class Story:
         data = text.encode() if isinstance(text, str) else text
         for name, value in (self.canaries if canaries is None else canaries).items():
             assert value.encode() not in data, f"{name} is in {place}"
-
-
-def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

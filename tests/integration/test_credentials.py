@@ -16,6 +16,7 @@ import pytest
 from demo_provider import Demo, demo_process
 from gateway import KEY, Gateway, base_policy, chat
 from google_accounts import TokenEndpoint
+from until import until
 
 from extproc.envoy.token_folder import memory_folder
 
@@ -54,13 +55,6 @@ def demo(server: str) -> Demo:
     httpx.delete(f"{server}/faults").raise_for_status()
     httpx.delete(f"{server}/bill").raise_for_status()
     return Demo(server)
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def with_providers(

@@ -19,7 +19,7 @@ import anthropic
 import httpx
 import openai
 import pytest
-from gateway import GATEWAY, KEY, Gateway, base_policy
+from gateway import BUDGET, GATEWAY, KEY, Gateway, base_policy, virtual_model
 from published import generator
 from sdk_callers import Caller, ChatCaller, MessagesCaller, ResponsesCaller, Told
 
@@ -68,19 +68,6 @@ TARGETS = [
     Target("bedrock", Dialect.BEDROCK),
 ]
 CALLERS = (ChatCaller, ResponsesCaller, MessagesCaller)
-MODEL = """
-name: {name}
-type: gateway-load-balancing-config
-rules:
-  - {{id: {name}-r, weight: 1, target: {{provider: {name}, model: {model}}}, timeout_ms: 5000}}
-circuit_breaker: {{failure_threshold: 10000, window_seconds: 60, cooldown_seconds: 1}}
-"""
-BUDGET = """
-name: money
-type: gateway-budget-config
-budgets:
-  - {id: all, ceiling_usd: 100, window: monthly}
-"""
 PRICE = {"input": 1_000_000, "cached_input": 100_000, "cache_write": 1_250_000, "output": 5_000_000}
 THOUGHTS = "First I weigh what each token would buy"
 WORDS = {"Tokens", "buy", "outcomes", "only", "when", "somebody", "counts", "both", "of", "them"}
@@ -123,7 +110,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         "output_usd_per_mtok: 5}\n"
         for one in TARGETS
     )
-    models = {one.name: MODEL.format(name=one.name, model=one.model) for one in TARGETS}
+    models = {one.name: virtual_model(one.name, one.name, one.model, 5_000) for one in TARGETS}
     policy = base_policy(**models, money=BUDGET)
     del policy["models.yaml"]
     head = GATEWAY[: GATEWAY.index("providers:")]

@@ -10,19 +10,12 @@ import time
 
 import httpx
 import pytest
-from gateway import KEY, Gateway, base_policy, chat
-
-LIMITS = """
-name: b
-type: gateway-budget-config
-budgets:
-  - {id: all, ceiling_usd: 100, window: monthly, on_exceed: hard_block}
-"""
+from gateway import BUDGET, KEY, Gateway, base_policy, chat
 
 
 @pytest.fixture
 def gateway(module_gateway) -> Gateway:
-    gateway = module_gateway(base_policy(limits=LIMITS))
+    gateway = module_gateway(base_policy(limits=BUDGET))
     gateway.clear_faults()
     return gateway
 
@@ -86,7 +79,7 @@ def refused(gateway: Gateway, data: bytes, *statuses: int) -> bytes:
 
 
 def test_F01_a_contradicted_credential_is_refused_and_nobody_pays(start_gateway) -> None:
-    policy = base_policy(limits=LIMITS)
+    policy = base_policy(limits=BUDGET)
     policy["gateway.yaml"] = policy["gateway.yaml"].replace(
         "claims: {", "claims: {user_id: alice, "
     )
@@ -104,7 +97,7 @@ def test_F02_an_identity_header_twice_is_refused(gateway: Gateway) -> None:
 
 def test_F03_underscore_headers_count_for_nothing(start_gateway) -> None:
     """They are gone before anybody reads them: as if they had not been sent."""
-    policy = base_policy(limits=LIMITS)
+    policy = base_policy(limits=BUDGET)
     policy["gateway.yaml"] = policy["gateway.yaml"].replace(
         "[project, environment]}", "[project, environment, user_id]}"
     )
@@ -129,7 +122,7 @@ def test_F04_F06_F07_values_outside_the_alphabet_are_refused(
 
 
 def test_F05_F08_missing_and_blank_are_the_same_and_never_give_rights(start_gateway) -> None:
-    policy = base_policy(limits=LIMITS)
+    policy = base_policy(limits=BUDGET)
     policy["gateway.yaml"] = policy["gateway.yaml"].replace(
         "[project, environment]}", "[project, environment, user_id, session_id]}"
     )
@@ -238,7 +231,7 @@ def test_F18_slow_headers_are_cut(gateway: Gateway) -> None:
 
 
 def test_F19_slow_bodies_are_cut_however_steadily_they_drip(start_gateway) -> None:
-    gateway = start_gateway(base_policy(limits=LIMITS))
+    gateway = start_gateway(base_policy(limits=BUDGET))
     # The whole minute is too long for a test: the same listener, with a second in its place.
     path = gateway.state / "envoy" / "lds.json"
     text = path.read_text()

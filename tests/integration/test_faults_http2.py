@@ -12,15 +12,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from gateway import HEADERS, KEY, Gateway, base_policy, chat
+from gateway import BUDGET, HEADERS, KEY, Gateway, base_policy, chat
 from hpack import Encoder
 
-LIMITS = """
-name: b
-type: gateway-budget-config
-budgets:
-  - {id: all, ceiling_usd: 100, window: monthly, on_exceed: hard_block}
-"""
 DATA, HEADERS_FRAME, PRIORITY, RST_STREAM, SETTINGS, PING = 0, 1, 2, 3, 4, 6
 WINDOW_UPDATE, CONTINUATION = 8, 9
 END_STREAM, END_HEADERS = 1, 4
@@ -78,7 +72,7 @@ FLOODS = {
 
 @pytest.fixture
 def gateway(module_gateway) -> Gateway:
-    return module_gateway(base_policy(limits=LIMITS))
+    return module_gateway(base_policy(limits=BUDGET))
 
 
 def connect(gateway: Gateway) -> socket.socket:

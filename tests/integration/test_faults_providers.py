@@ -17,6 +17,7 @@ import httpx
 import openai
 import pytest
 from gateway import HEADERS, KEY, Gateway
+from since import Since
 
 KINDS = ("plain", "foreign")
 """Targets of an OpenAI caller: one that speaks the same, and one that is asked in another API."""
@@ -106,32 +107,6 @@ def gateway(running: Gateway) -> Iterator[Gateway]:
 def ask(model: str, **fields: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": "Which intent is this?"}]
     return {"model": model, "max_tokens": 64, "messages": messages, **fields}
-
-
-class Since:
-    """What a piece of a test adds to the ledger, and to the providers' bill."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-        self._settled = gateway.settled("all/usd")
-        self._lines = len(gateway.bill())
-        self._micro_usd = gateway.billed_micro_usd()
-
-    @property
-    def lines(self) -> int:
-        """Of the bill before."""
-        return self._lines
-
-    @property
-    def asked(self) -> list[str]:
-        """The providers that were asked, in order."""
-        return [line["provider"] for line in self._gateway.bill()[self._lines :]]
-
-    @property
-    def money(self) -> tuple[int, int]:
-        """By the ledger, and by the bill, which a provider writes when it notices the end."""
-        settled = self._gateway.settled("all/usd") - self._settled
-        return settled, self._gateway.billed_micro_usd() - self._micro_usd
 
 
 def states(gateway: Gateway) -> dict[str, str]:

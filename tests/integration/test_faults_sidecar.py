@@ -17,7 +17,7 @@ import httpx
 import pytest
 from aiohttp import web
 from envoy_process import start_envoy
-from gateway import HEADERS, KEY, base_policy, chat
+from gateway import BUDGET, HEADERS, KEY, base_policy, chat
 
 from extproc.core.gate import Gate
 from extproc.core.generation import Generation
@@ -36,13 +36,6 @@ from extproc.ledger.journal import Journal
 from extproc.pb import extproc_pb2 as pb
 from extproc.policy.compiler import compile_folder
 from extproc.values.wire_names import REQUEST_SOCKET
-
-BUDGET = """
-name: b
-type: gateway-budget-config
-budgets:
-  - {id: all, ceiling_usd: 100, window: monthly, on_exceed: hard_block}
-"""
 
 
 class Broken:

@@ -6,14 +6,7 @@ import json
 
 import httpx
 import pytest
-from gateway import HEADERS, Gateway, base_policy, chat
-
-BUDGET = """
-name: b
-type: gateway-budget-config
-budgets:
-  - {id: all, ceiling_usd: 100, window: monthly, on_exceed: hard_block}
-"""
+from gateway import BUDGET, HEADERS, Gateway, base_policy, chat
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import httpx
 import openai
 import pytest
 from gateway import HEADERS, KEY, Gateway, base_policy, chat
+from until import until
 
 RULES = """
 name: queues
@@ -112,13 +113,6 @@ def holding(gateway: Gateway, tag: str, seconds: float) -> Iterator[None]:
     yield
     thread.join()
     assert done[0].status_code == 200, done[0].text
-
-
-def until(condition: Any, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def waiting(gateway: Gateway) -> float:

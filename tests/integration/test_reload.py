@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import pytest
 from gateway import Gateway, base_policy, chat
+from until import until
 
 from extproc.core.gate import Gate
 from extproc.core.generation import Generation
@@ -40,13 +41,6 @@ type: gateway-rate-limit-config
 rules:
   - {id: LIMIT, limit: {requests: 1000000, window: 1h}}
 """
-
-
-def wait_for(what: Callable[[], object], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -72,13 +66,13 @@ def test_F74_what_cannot_be_loaded_keeps_the_last_good_generation(gateway: Gatew
     for name, spoil in bad.items():
         refused = gateway.metric("tokenweir_policy_load_errors_total")
         spoil()
-        wait_for(lambda r=refused: gateway.metric("tokenweir_policy_load_errors_total") > r)
+        until(lambda r=refused: gateway.metric("tokenweir_policy_load_errors_total") > r)
         report = gateway.policy_report()
         assert report["generation"] == 1, name
         assert report["problems"], name
         assert gateway.post().status_code == 200
     path.write_text(RULE.replace("LIMIT", "healed"))
-    wait_for(lambda: gateway.generation() == 2)
+    until(lambda: gateway.generation() == 2)
     assert limits(gateway) == ["healed/requests"]
     assert gateway.policy_report()["problems"] == []
 
@@ -108,7 +102,7 @@ def test_F74_every_way_of_saving_is_seen(gateway: Gateway) -> None:
     for name, save in ways.items():
         saved = time.monotonic()
         save()
-        wait_for(lambda n=name: limits(gateway) == [f"{n}/requests"])
+        until(lambda n=name: limits(gateway) == [f"{n}/requests"])
         assert time.monotonic() - saved < 1.5
 
 
@@ -122,7 +116,7 @@ rules:
     body = chat(model="another")
     assert gateway.post(body).status_code == 404
     gateway.save_policy("another.yaml", text)
-    wait_for(lambda: gateway.post(body).status_code == 200)
+    until(lambda: gateway.post(body).status_code == 200)
     transport = httpx.HTTPTransport(uds=str(gateway.state / "run" / "admin.sock"))
     with httpx.Client(transport=transport) as admin:
         stats = admin.get("http://envoy/stats?filter=update_rejected").text
@@ -416,28 +410,28 @@ def test_generations_grow_over_restarts_and_kill_9(gateway: Gateway) -> None:
 
     assert shown() == 1
     gateway.save_policy("rule.yaml", RULE.replace("LIMIT", "second"))
-    wait_for(lambda: gateway.generation() == 2)
+    until(lambda: gateway.generation() == 2)
     highest = shown()
     assert highest == 2
     for number in range(2):
         gateway.child("sidecar").send_signal(signal.SIGKILL)
-        wait_for(lambda h=highest: restarted() > h, 20)
-        wait_for(lambda: gateway.post().status_code == 200)
+        until(lambda h=highest: restarted() > h, 20)
+        until(lambda: gateway.post().status_code == 200)
         gateway.save_policy("rule.yaml", RULE.replace("LIMIT", f"after-{number}"))
-        wait_for(lambda n=number: limits(gateway) == [f"after-{n}/requests"])
+        until(lambda n=number: limits(gateway) == [f"after-{n}/requests"])
         assert shown() > highest + 1
         highest = shown()
     (gateway.state / "generation").write_bytes(b"\0broken")
     gateway.child("sidecar").send_signal(signal.SIGKILL)
-    wait_for(lambda: restarted() == 1, 20)
-    wait_for(lambda: gateway.post().status_code == 200)
+    until(lambda: restarted() == 1, 20)
+    until(lambda: gateway.post().status_code == 200)
 
 
 def test_a_save_while_envoy_is_away_is_taken_when_it_is_back(gateway: Gateway) -> None:
     gateway.child("envoy").send_signal(signal.SIGKILL)
     gateway.save_policy("rule.yaml", RULE.replace("LIMIT", "meanwhile"))
-    wait_for(lambda: limits(gateway) == ["meanwhile/requests"], 15)
-    wait_for(lambda: _serves(gateway))
+    until(lambda: limits(gateway) == ["meanwhile/requests"], 15)
+    until(lambda: _serves(gateway))
     assert gateway.post().headers["x-tfy-policy-generation"] == "2"
 
 
@@ -457,7 +451,7 @@ def test_a_request_of_an_older_generation_fails_over_to_its_own_targets(gateway:
     time.sleep(0.3)
     models = (gateway.policy / "models.yaml").read_text()
     gateway.save_policy("models.yaml", models[: models.index("fallbacks")])
-    wait_for(lambda: gateway.generation() == 2)
+    until(lambda: gateway.generation() == 2)
     assert served == []
     asking.join()
     (response,) = served

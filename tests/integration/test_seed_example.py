@@ -3,22 +3,15 @@ client, providers that speak their own APIs only and refuse what the real ones r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from gateway import GATEWAY, KEY, Gateway, base_policy
+from gateway import BUDGET, Gateway, native_policy
 
 SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "models.yaml"
-BUDGET = """
-name: money
-type: gateway-budget-config
-budgets:
-  - {id: all, ceiling_usd: 100, window: monthly}
-"""
 PROVIDERS = ("anthropic", "bedrock", "openai", "vertex")
 ENOUGH_DRAWS = 120
 """A tenth goes to Bedrock: that so many draws all miss it happens once in 300,000 runs."""
@@ -28,23 +21,16 @@ BREAKER_FAILURES = 5
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    policy = base_policy(money=BUDGET)
+    policy = native_policy(money=BUDGET)
     policy["models.yaml"] = SHIPPED.read_text().split("---")[0]
-    native = GATEWAY.replace("demo: auto", "demo: native")
-    policy["gateway.yaml"] = native.format(digest=hashlib.sha256(KEY.encode()).hexdigest())
     running = Gateway(tmp_path_factory.mktemp("seed"), policy).start()
     yield running
     assert running.stop() == 0
 
 
-@pytest.fixture
-def client(gateway: Gateway) -> openai.OpenAI:
-    return openai.OpenAI(base_url=gateway.url + "/v1", api_key=KEY, max_retries=0)
-
-
-def asked(client: openai.OpenAI, stream: bool) -> str:
+def asked(chat: openai.OpenAI, stream: bool) -> str:
     """Asks once and checks the answer as the SDK gives it; which provider served it."""
-    sent = client.chat.completions.with_raw_response.create(
+    sent = chat.chat.completions.with_raw_response.create(
         model="intent-fast",
         messages=[
             {"role": "system", "content": "Answer with one word."},
@@ -68,18 +54,18 @@ def asked(client: openai.OpenAI, stream: bool) -> str:
 
 
 def test_nine_of_ten_at_anthropic_one_at_bedrock_and_all_of_it_is_paid(
-    gateway: Gateway, client: openai.OpenAI
+    gateway: Gateway, chat: openai.OpenAI
 ) -> None:
     for provider in PROVIDERS:
         gateway.faults(provider, strict=True)
-    served = [asked(client, stream=bool(n % 2)) for n in range(ENOUGH_DRAWS)]
+    served = [asked(chat, stream=bool(n % 2)) for n in range(ENOUGH_DRAWS)]
     assert set(served) == {"anthropic", "bedrock"}
     assert served.count("anthropic") > served.count("bedrock")
     assert gateway.billed_micro_usd() == gateway.settled("all/usd") > 0
 
 
 def test_what_fails_is_served_by_the_next_and_the_client_does_not_notice(
-    gateway: Gateway, client: openai.OpenAI
+    gateway: Gateway, chat: openai.OpenAI
 ) -> None:
     for failing, expected in (
         (("anthropic", "bedrock"), "openai"),
@@ -88,6 +74,6 @@ def test_what_fails_is_served_by_the_next_and_the_client_does_not_notice(
         for provider in PROVIDERS:
             gateway.faults(provider, **({"status": 503} if provider in failing else {}))
         # More often than the breaker allows: those that are open are not even tried.
-        served = {asked(client, stream=bool(n % 2)) for n in range(2 * BREAKER_FAILURES)}
+        served = {asked(chat, stream=bool(n % 2)) for n in range(2 * BREAKER_FAILURES)}
         assert served == {expected}
     assert gateway.billed_micro_usd() == gateway.settled("all/usd") > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -11,6 +11,7 @@ import pytest
 from fleet import Fleet
 from gateway import Gateway, base_policy, chat
 from redis_server import RedisServer, running_redis
+from until import until
 
 HAIKU = "anthropic/claude-haiku-4-5"
 MODELS = """
@@ -47,14 +48,6 @@ def state(gateway: Gateway) -> str:
 def asked(gateway: Gateway) -> int:
     """How often a gateway's own demo provider was asked as Anthropic."""
     return sum(line["provider"] == "anthropic" for line in gateway.bill())
-
-
-def until(condition: Callable[[], bool], seconds: float = 6) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def test_F57_what_one_gateway_found_broken_the_other_avoids_within_a_second(fleet: Fleet) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from certificates import Authority, server_context
-from gateway import HEADERS, Gateway, base_policy, chat
+from gateway import BUDGET, HEADERS, Gateway, base_policy, chat
 
 KINDS = ("good", "other-name", "foreign-authority", "expired")
 USAGE = {"prompt_tokens": 1_000, "completion_tokens": 500, "total_tokens": 1_500}
@@ -30,12 +30,6 @@ type: gateway-load-balancing-config
 rules:
   - {{id: {model}, weight: 1, timeout_ms: 2000, target: {{provider: {first}, model: m}}}}
 fallbacks: {fallbacks}
-"""
-BUDGET = """
-name: b
-type: gateway-budget-config
-budgets:
-  - {id: all, ceiling_usd: 100, window: monthly, on_exceed: hard_block}
 """
 
 

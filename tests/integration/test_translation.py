@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import time
@@ -15,7 +14,10 @@ import anthropic
 import httpx
 import openai
 import pytest
-from gateway import GATEWAY, KEY, Gateway, base_policy
+from gateway import BUDGET, GATEWAY, KEY, Gateway, base_policy, native_policy, virtual_model
+from since import Since
+
+from extproc.demo.parts import PNG
 
 PROVIDERS = {
     "claude": ("anthropic", "claude-haiku-4-5"),
@@ -23,24 +25,10 @@ PROVIDERS = {
     "gem": ("vertex", "gemini-2.0-flash"),
     "rock": ("bedrock", "anthropic.claude-haiku-4-5"),
 }
-MODEL = """
-name: {name}
-type: gateway-load-balancing-config
-rules:
-  - {{id: {name}-r, weight: 1, target: {{provider: {provider}, model: {model}}}, timeout_ms: 2000}}
-{fallbacks}circuit_breaker: {{failure_threshold: 10000, window_seconds: 60, cooldown_seconds: 2}}
-"""
 BEDROCK_MODEL = "anthropic.claude-haiku-4-5-20251001-v1:0"
 """Its colon is escaped in the path, and so must be what is signed."""
-FALLBACKS = """fallbacks:
-  - {id: chain-gpt, provider: openai, model: gpt-4o-mini, timeout_ms: 2000}
+FALLBACKS = """  - {id: chain-gpt, provider: openai, model: gpt-4o-mini, timeout_ms: 2000}
   - {id: chain-gem, provider: vertex, model: gemini-2.0-flash, timeout_ms: 2000}
-"""
-BUDGET = """
-name: money
-type: gateway-budget-config
-budgets:
-  - {id: all, ceiling_usd: 100, window: monthly}
 """
 TOOLS: list[Any] = [
     {
@@ -55,66 +43,26 @@ TOOLS: list[Any] = [
     }
     for name in ("weather", "news")
 ]
-PNG = base64.b64encode(
-    bytes.fromhex(
-        "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
-        "0000000d49444154789c6360000002000001e221bc330000000049454e44ae426082"
-    )
-).decode()
 HI: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     models = {
-        name: MODEL.format(name=name, provider=provider, model=model, fallbacks="")
-        for name, (provider, model) in PROVIDERS.items()
+        name: virtual_model(name, provider, model) for name, (provider, model) in PROVIDERS.items()
     }
-    models["chain"] = MODEL.format(
-        name="chain", provider="anthropic", model="claude-haiku-4-5", fallbacks=FALLBACKS
-    )
-    policy = base_policy(**models, money=BUDGET)
-    native = GATEWAY.replace("demo: auto", "demo: native")
-    policy["gateway.yaml"] = native.format(digest=hashlib.sha256(KEY.encode()).hexdigest())
+    models["chain"] = virtual_model("chain", "anthropic", "claude-haiku-4-5", fallbacks=FALLBACKS)
+    policy = native_policy(**models, money=BUDGET)
     running = Gateway(tmp_path_factory.mktemp("translation"), policy).start()
     yield running
     assert running.stop() == 0
 
 
 @pytest.fixture(autouse=True)
-def balanced(gateway: Gateway) -> Iterator[None]:
-    """Whatever a test does: what was settled is at least the bill, and what grew on both is equal
-    unless the test says otherwise."""
+def well(gateway: Gateway) -> Iterator[None]:
     gateway.clear_faults()
     yield
     gateway.clear_faults()
-
-
-@pytest.fixture
-def chat(gateway: Gateway) -> openai.OpenAI:
-    return openai.OpenAI(base_url=gateway.url + "/v1", api_key=KEY, max_retries=0)
-
-
-@pytest.fixture
-def claude(gateway: Gateway) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=gateway.url, api_key=KEY, max_retries=0)
-
-
-class Money:
-    """What a test cost by the provider's bill and by the ledger."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-        self._before = self._both()
-
-    def _both(self) -> tuple[int, int]:
-        settled = self._gateway.settled("all/usd")
-        return self._gateway.billed_micro_usd(), settled
-
-    def spent(self) -> tuple[int, int]:
-        """By the bill, by the ledger."""
-        after = self._both()
-        return after[0] - self._before[0], after[1] - self._before[1]
 
 
 def every_provider(gateway: Gateway, **faults: Any) -> None:
@@ -192,7 +140,7 @@ def test_a_chain_crosses_dialects_without_the_caller_noticing(
         gateway.clear_faults()
         for provider in failing:
             gateway.faults(provider, status=503)
-        money = Money(gateway)
+        since = Since(gateway)
         sent = chat.chat.completions.with_raw_response.create(
             model="chain", messages=HI, stream=stream
         )
@@ -206,7 +154,7 @@ def test_a_chain_crosses_dialects_without_the_caller_noticing(
         else:
             text = answer.choices[0].message.content
         assert text
-        billed, settled = money.spent()
+        settled, billed = since.money
         assert billed == settled > 0
 
 
@@ -229,12 +177,12 @@ def test_nobody_reachable_is_said_in_the_callers_dialect(
 def test_of_a_chain_the_targets_are_asked_that_can_take_the_request(
     gateway: Gateway, chat: openai.OpenAI
 ) -> None:
-    money = Money(gateway)
+    since = Since(gateway)
     sent = chat.chat.completions.with_raw_response.create(
         model="chain", messages=HI, logit_bias={"1": 1}
     )
     assert sent.headers["x-tfy-resolved-model"] == "openai/gpt-4o-mini"
-    billed, settled = money.spent()
+    settled, billed = since.money
     assert billed == settled > 0
 
 
@@ -249,14 +197,14 @@ def test_a_client_that_leaves_a_translated_stream_is_charged(
     gateway: Gateway, chat: openai.OpenAI
 ) -> None:
     gateway.faults("anthropic", chunk_delay_ms=50, answer="long", bill_after_disconnect=True)
-    money = Money(gateway)
+    since = Since(gateway)
     stream = chat.chat.completions.create(
         model="claude", messages=HI, stream=True, max_completion_tokens=400
     )
     for _, _chunk in zip(range(3), stream, strict=False):
         pass
     stream.close()
-    _, settled = money.spent()
+    settled, _ = since.money
     assert settled >= 400 * 5  # the whole maximum, at $5 per million
 
 
@@ -264,13 +212,13 @@ def test_a_stream_that_the_provider_cuts_is_no_whole_answer_and_is_charged(
     gateway: Gateway, chat: openai.OpenAI
 ) -> None:
     gateway.faults("anthropic", cut_after_events=6, chunk_delay_ms=30)
-    money = Money(gateway)
+    since = Since(gateway)
     chunks: list[Any] = []
     with pytest.raises((openai.APIError, httpx.HTTPError)):
         chunks.extend(chat.chat.completions.create(model="claude", messages=HI, stream=True))
     assert chunks
     assert not any(c.choices and c.choices[0].finish_reason for c in chunks)
-    billed, settled = money.spent()
+    settled, billed = since.money
     assert settled >= billed
     assert settled > 0
 
@@ -311,8 +259,7 @@ prices:
         "gpt": ("azure", "gpt-4o-mini"),
     }
     policy = {
-        name: MODEL.format(name=name, provider=provider, model=model, fallbacks="")
-        for name, (provider, model) in targets.items()
+        name: virtual_model(name, provider, model) for name, (provider, model) in targets.items()
     }
     files = base_policy(**policy)
     del files["models.yaml"]

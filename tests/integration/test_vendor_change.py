@@ -3,7 +3,6 @@ SDKs as callers and a strict demo provider: what one vendor leaves in it, the ne
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from gateway import GATEWAY, KEY, Gateway, base_policy
+from gateway import Gateway, native_policy, virtual_model
 
 from extproc.wire.call_ids import FOREIGN
 
@@ -31,8 +30,6 @@ PRICES = """prices:
   - {provider: openai, model: gpt-5, input_usd_per_mtok: 1, output_usd_per_mtok: 5}
   - {provider: vertex, model: gemini-3-flash-preview, input_usd_per_mtok: 1, output_usd_per_mtok: 5}
 """
-RULE = "  - {{id: {name}-r, weight: 1, target: {{provider: {provider}, model: {model}}}}}\n"
-MODEL = "name: {name}\ntype: gateway-load-balancing-config\nrules:\n"
 TOOLS: list[Any] = [
     {
         "name": "weather",
@@ -48,21 +45,15 @@ OTHERS = ("rock", "gpt", "deep", "gem", "gem3")
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     models = {
-        name: MODEL.format(name=name) + RULE.format(name=name, provider=provider, model=model)
-        for name, (provider, model) in TARGETS.items()
+        name: virtual_model(name, *target, timeout_ms=20_000) for name, target in TARGETS.items()
     }
     chains = {"gem-claude": ("gem", "claude"), "claude-gem": ("claude", "gem")}
     for name, (first, second) in chains.items():
-        (provider, model), (later, later_model) = TARGETS[first], TARGETS[second]
-        models[name] = (
-            MODEL.format(name=name)
-            + RULE.format(name=name, provider=provider, model=model)
-            + f"fallbacks:\n  - {{provider: {later}, model: {later_model}}}\n"
-        )
-    policy = base_policy(**models)
-    native = GATEWAY.replace("demo: auto", "demo: native")
-    text = native.format(digest=hashlib.sha256(KEY.encode()).hexdigest())
-    policy["gateway.yaml"] = text + PRICES
+        later, model = TARGETS[second]
+        fallbacks = f"  - {{provider: {later}, model: {model}}}\n"
+        models[name] = virtual_model(name, *TARGETS[first], timeout_ms=20_000, fallbacks=fallbacks)
+    policy = native_policy(**models)
+    policy["gateway.yaml"] += PRICES
     running = Gateway(tmp_path_factory.mktemp("vendors"), policy).start()
     yield running
     assert running.stop() == 0
@@ -78,16 +69,6 @@ def answer_with(gateway: Gateway, kind: str) -> None:
     gateway.clear_faults()
     for provider in PROVIDERS:
         gateway.faults(provider, strict=True, answer=kind, keep_bodies=True)
-
-
-@pytest.fixture
-def claude(gateway: Gateway) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=gateway.url, api_key=KEY, max_retries=0)
-
-
-@pytest.fixture
-def chat(gateway: Gateway) -> openai.OpenAI:
-    return openai.OpenAI(base_url=gateway.url + "/v1", api_key=KEY, max_retries=0)
 
 
 class Session:

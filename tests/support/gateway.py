@@ -59,6 +59,29 @@ circuit_breaker: {failure_threshold: 50, window_seconds: 60, cooldown_seconds: 2
 """
 
 
+BUDGET = """
+name: money
+type: gateway-budget-config
+budgets:
+  - {id: all, ceiling_usd: 100, window: monthly, on_exceed: hard_block}
+"""
+"""Counts what everything costs, and stops nothing."""
+
+
+def virtual_model(
+    name: str, provider: str, model: str, timeout_ms: int = 2_000, fallbacks: str = ""
+) -> str:
+    """A virtual model that leads to one target, whose breaker stays closed. ``fallbacks``: YAML
+    items, a line each."""
+    return (
+        f"name: {name}\ntype: gateway-load-balancing-config\nrules:\n"
+        f"  - {{id: {name}-r, target: {{provider: {provider}, model: {model}}}, "
+        f"timeout_ms: {timeout_ms}}}\n"
+        + (f"fallbacks:\n{fallbacks}" if fallbacks else "")
+        + "circuit_breaker: {failure_threshold: 10000, window_seconds: 60, cooldown_seconds: 1}\n"
+    )
+
+
 def base_policy(**more: str) -> dict[str, str]:
     """Policy files: credentials and providers, ``intent-fast``, and what else is given."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
@@ -67,6 +90,13 @@ def base_policy(**more: str) -> dict[str, str]:
         "models.yaml": MODEL,
         **{f"{name}.yaml": text for name, text in more.items()},
     }
+
+
+def native_policy(**more: str) -> dict[str, str]:
+    """The same, with the demo provider in each provider's own dialect: requests are translated."""
+    policy = base_policy(**more)
+    policy["gateway.yaml"] = policy["gateway.yaml"].replace("demo: auto", "demo: native")
+    return policy
 
 
 def chat(**fields: Any) -> dict[str, Any]:
