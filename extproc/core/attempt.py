@@ -160,12 +160,13 @@ class AttemptMachine:
         ``WireError``."""
         entry = self._entry
         request = parse_inference_request(entry.operation, body)
-        if not entry.injected_maximum:
-            return request
-        renamed = renamed_maximum(request, self._target.model)
-        if renamed is request.body.body:
-            return request
-        return parse_inference_request(entry.operation, renamed)
+        if entry.injected_maximum:
+            renamed = renamed_maximum(request, self._target.model)
+            if renamed is not request.body.body:
+                request = parse_inference_request(entry.operation, renamed)
+        if entry.written_bytes:
+            request = request._replace(written_bytes=entry.written_bytes)
+        return request
 
     def _reserve(self) -> Reserve:
         event = self._event

@@ -11,7 +11,7 @@ from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.core.holds import moved_to_fallback
 from extproc.core.routing import Chain, Route
-from extproc.core.translated import sayable
+from extproc.core.translated import said_at
 from extproc.ledger.port import Hold, Standing
 from extproc.policy.snapshot import Target
 from extproc.values.limit import Amounts, Breach, BreachKind, Limit, Scope, Unit
@@ -97,7 +97,7 @@ def ways_on(standings: Sequence[Standing], asked: Asked) -> list[Way]:
     chains = [asked.chain]
     if fallback_from:
         breach = next(breach for breach in breaches if breach.kind in _FALLBACKS)
-        chains = _fallback_chains(breach, request, asked)
+        request, chains = _fallback_chains(breach, request, asked)
     ways = []
     for chain in chains:
         target = chain.targets[0]
@@ -190,17 +190,21 @@ def _degraded(
     return with_maximum(request, bound), edits, floor_tokens(request, least, thinking)
 
 
-def _fallback_chains(breach: Breach, request: InferenceRequest, asked: Asked) -> list[Chain]:
-    """Where the request could go, by what it needs of a model."""
+def _fallback_chains(
+    breach: Breach, request: InferenceRequest, asked: Asked
+) -> tuple[InferenceRequest, list[Chain]]:
+    """Where the request could go, by what it needs of a model, and how long it becomes there."""
     generation, gate, route = asked.generation, asked.gate, asked.route
     needed = needed_capabilities(request)
 
     def serves(target: Target) -> bool:
-        return (
-            not needed & target.lacks
-            and _within_context(request, target, asked)
-            and sayable(request, target)
-        )
+        nonlocal request
+        if needed & target.lacks or not _within_context(request, target, asked):
+            return False
+        said = said_at(request, target)
+        if said is not None:
+            request = said
+        return said is not None
 
     if breach.kind is BreachKind.FALLBACK_TO:
         named = generation.fallback_route(breach, route.operation)
@@ -210,7 +214,7 @@ def _fallback_chains(breach: Breach, request: InferenceRequest, asked: Asked) ->
         same = [target for target in chain.targets if target.name == first.name]
         targets = (*same, *(target for target in chain.targets if target not in same))
         able = tuple(target for target in targets if serves(target))
-        return [named.in_order(able)] if able else []
+        return request, [named.in_order(able)] if able else []
 
     def worst_case(target: Target) -> int:
         return asked.estimate(request, target)[Unit.MICRO_USD]
@@ -226,7 +230,7 @@ def _fallback_chains(breach: Breach, request: InferenceRequest, asked: Asked) ->
     ]
     # The dearest first: the closest to what was asked for that still fits the money.
     cheaper.sort(key=worst_case, reverse=True)
-    return [route.alone(target) for target in cheaper]
+    return request, [route.alone(target) for target in cheaper]
 
 
 def _within_context(request: InferenceRequest, target: Target, asked: Asked) -> bool:

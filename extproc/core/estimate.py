@@ -90,6 +90,8 @@ def input_bound_tokens(request: InferenceRequest, target: Target) -> int:
     if request.input_by_reference:
         return UNKNOWN_CONTEXT_TOKENS if context is None else context
     by_bytes = request.body_bytes + target.added_bytes + HIDDEN_TEMPLATE_TOKENS
+    if request.written_bytes and request.operation in target.translated:
+        by_bytes += request.written_bytes - request.body_bytes
     return by_bytes if context is None else min(context, by_bytes)
 
 

@@ -37,6 +37,7 @@ def remember(
         generation,
         request.operation,
         request.body_bytes,
+        request.written_bytes,
         chain,
         plan,
         None,

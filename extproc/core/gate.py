@@ -76,6 +76,8 @@ class InFlight:
     generation: Generation
     operation: Operation
     body_bytes: int
+    written_bytes: int
+    """As the request knew it: ``InferenceRequest.written_bytes``."""
     chain: Chain
     plan: Plan
     overrides: dict[str, Hold] | None

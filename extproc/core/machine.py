@@ -195,7 +195,8 @@ class RequestMachine:
             if not self._chain.targets:
                 return self._refuse(too_long(route, request, gate, self._now_ms))
         if route.translates:
-            self._chain, unsayable = without_unsayable(request, self._chain)
+            self._request, self._chain, unsayable = without_unsayable(request, self._chain)
+            self._asked = self._request
             if unsayable is not None:
                 return self._refuse(unsayable)
         return self._reserve_first()
@@ -426,6 +427,7 @@ class RequestMachine:
             self._generation,
             self.operation,
             request.body_bytes,
+            request.written_bytes,
             chain,
             self._plan,
             self._overrides,

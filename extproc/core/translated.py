@@ -55,49 +55,58 @@ _MAX_SAID_CHARACTERS = 256
 """Of the fields that an answer's header says were left out."""
 
 
-def without_unsayable(request: InferenceRequest, chain: Chain) -> tuple[Chain, Refusal | None]:
-    """The chain without targets in whose API the request cannot be said; where none is left, the
-    refusal names the caller's field.
+def without_unsayable(
+    request: InferenceRequest, chain: Chain
+) -> tuple[InferenceRequest, Chain, Refusal | None]:
+    """The request, knowing how long it becomes (``written_bytes``), and the chain without targets
+    in whose API it cannot be said; where none is left, the refusal names the caller's field.
 
     Asked of the translators themselves, so that the two never differ; only requests whose model has
     such targets pay for it.
     """
     said = _Sayable(request)
     mute = [target for target in chain.targets if not said.at(target)]
+    request = said.request
     if not mute:
-        return chain, None
+        return request, chain, None
     rest = chain.without(mute)
-    return rest, None if rest.targets else said.refusal
+    return request, rest, None if rest.targets else said.refusal
 
 
-def sayable(request: InferenceRequest, target: Target) -> bool:
-    """Whether the request can be said in the target's API."""
-    return request.operation not in target.translated or _Sayable(request).at(target)
+def said_at(request: InferenceRequest, target: Target) -> InferenceRequest | None:
+    """The request, knowing how long it becomes at the target; None where it cannot be said."""
+    if request.operation not in target.translated:
+        return request
+    said = _Sayable(request)
+    return said.request if said.at(target) else None
 
 
 class _Sayable:
     """Tries one request on several targets."""
 
     def __init__(self, request: InferenceRequest) -> None:
-        self._request = request
+        self.request = request
         self._conversation: Conversation | None = None
         self.refusal: Refusal | None = None
         """Why the first target that was asked cannot take it."""
 
     def at(self, target: Target) -> bool:
         """Whether the target can take it."""
-        operation = self._request.operation
+        operation = self.request.operation
         if operation not in target.translated:
             return True
         try:
             if self._conversation is None:
-                body = self._request.body.body
+                body = self.request.body.body
                 self._conversation = CALLERS[operation].read_request(body)
             dialect = TARGETS[target.endpoints[operation].dialect]
-            dialect.write_request(self._conversation, _facts(target, operation, ()))
+            written = dialect.write_request(self._conversation, _facts(target, operation, ()))
         except (UntranslatableError, WireError) as error:
             self.refusal = self.refusal or refusal_of(error)
             return False
+        longest = max(self.request.body_bytes, self.request.written_bytes)
+        if len(written.body) > longest:
+            self.request = self.request._replace(written_bytes=len(written.body))
         return True
 
 

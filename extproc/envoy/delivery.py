@@ -58,11 +58,12 @@ class FileDelivery:
         self._clusters: dict[str, Json] = {}
         self._secrets: dict[str, Json] = {}
         self._google_keys: list[str] | None = None
+        """As they are listed."""
 
     def write_first(self, resources: dict[str, list[Json]]) -> None:
         """Writes everything for an Envoy that has not started or is about to read it again."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._write_secrets(resources["secrets"])
+        self._list_google_keys(self._write_secrets(resources["secrets"]))
         for kind in ("cds", "rds", "lds"):
             version, data = discovery_response(kind, resources[kind])
             self._replace(f"{kind}.json", data)
@@ -90,7 +91,10 @@ class FileDelivery:
         theirs; ``prune`` removes the old ones later.
         """
         together = {**self._clusters, **_by_name(resources["cds"])}
-        self._write_secrets(resources["secrets"])
+        keys_before = self._google_keys or []
+        keys = self._write_secrets(resources["secrets"])
+        # What is not wanted loses its token at once, and until Envoy is there both policies want.
+        self._list_google_keys(list(dict.fromkeys([*keys_before, *keys])))
         wanted = {**resources, "cds": list(together.values())}
         changed: dict[str, tuple[str, bytes]] = {}
         try:
@@ -104,8 +108,10 @@ class FileDelivery:
             for kind, (version, data) in reversed(changed.items()):
                 self._replace(f"{kind}.json", data)
                 self._versions[kind] = version
+            self._list_google_keys(keys_before)
             raise
         self._clusters = together
+        self._list_google_keys(keys)
 
     async def prune(self, names: Set[str]) -> None:
         """Removes all clusters but these, the ones that living generations use.
@@ -128,9 +134,10 @@ class FileDelivery:
         watched["path"] = folder if watched["path"] != folder else folder + "/."
         self._write_secret(secret)
 
-    def _write_secrets(self, secrets: list[Json]) -> None:
+    def _write_secrets(self, secrets: list[Json]) -> list[str]:
         """One file each. They hold references, and nothing is confirmed: a cluster whose secret
-        cannot be read refuses its requests, and the clusters are confirmed."""
+        cannot be read refuses its requests, and the clusters are confirmed. Gives the Google key
+        files among them."""
         google_keys = [
             secret["name"].removeprefix(GOOGLE)
             for secret in secrets
@@ -140,9 +147,12 @@ class FileDelivery:
             open_token_folder(self._settings)
         for secret in secrets:
             self._write_secret(secret)
-        if google_keys != self._google_keys:
-            write_key_list(self._settings.config_folder, google_keys)
-            self._google_keys = google_keys
+        return google_keys
+
+    def _list_google_keys(self, key_files: list[str]) -> None:
+        if key_files != self._google_keys:
+            write_key_list(self._settings.config_folder, key_files)
+            self._google_keys = key_files
 
     def _write_secret(self, secret: Json) -> None:
         name = secret["name"]

@@ -47,12 +47,13 @@ _BAD, _GONE, _OURS = (
     (RefusalCode.INTERNAL_ERROR, "api_error"),
 )
 _UNDECIDED = "The gateway did not decide this request, so it was not sent."
+_UNASKED = "The gateway could not decide this request, or could not read its answer."
 _TOO_LARGE = (RefusalCode.REQUEST_TOO_LARGE, "request_too_large")
 
 _REPLIES = (
     # The guard's 403 and ext_proc's errors are our failures, not the caller's.
     _Reply(403, *_OURS, _UNDECIDED, True, details="rbac_access_denied", new_status=503),
-    _Reply(None, *_OURS, _UNDECIDED, True, details="ext_proc_"),
+    _Reply(None, *_OURS, _UNASKED, True, details="ext_proc_"),
     # 401 is what Envoy says when a provider's key cannot be read; the caller's own key was good.
     _Reply(401, *_GONE, "The provider has no usable key.", details="failed_to_in", new_status=503),
     _Reply(400, *_BAD, "The request is malformed."),

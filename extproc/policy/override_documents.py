@@ -20,7 +20,12 @@ from extproc.values.money import Price
 from extproc.values.wire_names import INTERNAL_PREFIX
 from extproc.wire.capabilities import LONG_CONTEXT, LONG_CONTEXT_TOKENS
 from extproc.wire.errors import WireError
-from extproc.wire.headers import CREDENTIAL_HEADERS, PRIVATE_PREFIXES, SESSION_HEADERS
+from extproc.wire.headers import (
+    CREDENTIAL_HEADERS,
+    DEARER_PREFIXES,
+    PRIVATE_PREFIXES,
+    SESSION_HEADERS,
+)
 from extproc.wire.inference_request import InferenceRequest, parse_inference_request
 from extproc.wire.overrides import Overrides, Params, overridden
 
@@ -259,6 +264,10 @@ def _check_name(section: Section, key: str, name: str, prefix: str) -> None:
             "forbidden_header",
             f"{lower[:80]} is the gateway's: identity, credentials and the connection are not set "
             "per target",
+        )
+    elif lower.startswith(DEARER_PREFIXES):
+        section.error(
+            key, "override_of_bound", f"{lower[:80]} chooses a price that no reservation is made at"
         )
 
 

@@ -55,6 +55,10 @@ PRIVATE_PREFIXES = ("x-amz-", "x-claude-code-")
 """Headers stripped by prefix beside the identity prefix: a caller's AWS signature or session token,
 and which of whose agents is asking."""
 
+DEARER_PREFIXES = ("x-vertex-ai-", "x-amzn-bedrock-", "x-ms-spillover-")
+"""By these Vertex AI, Bedrock and Azure let a request choose what it costs (priority, a tier,
+guardrails, another deployment). No reservation is made for that, so no caller's reaches them."""
+
 _IDENTIFIER = re.compile(rb"[A-Za-z0-9._:@-]{1,128}")
 _ENVELOPE = re.compile(
     rb"[A-Za-z0-9._:@-]{0,128}(?:,[A-Za-z0-9._:@-]{0,128}){%d}" % (len(ENVELOPE_FIELDS) - 1)
@@ -109,7 +113,7 @@ class HeaderNames:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.metadata = prefix + "metadata"
-        self._private = (prefix, *PRIVATE_PREFIXES)
+        self._private = (prefix, *PRIVATE_PREFIXES, *DEARER_PREFIXES)
         self._fields = tuple(prefix + field.replace("_", "-") for field in ENVELOPE_FIELDS)
         self._places = {name: place for place, name in enumerate(self._fields)} | {
             self.metadata: _METADATA,

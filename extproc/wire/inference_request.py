@@ -130,6 +130,9 @@ class InferenceRequest(NamedTuple):
     """A variant above the standard price was asked for: priority, fast mode, a region."""
     asks_usage: bool
     """The caller wants the usage chunk of an OpenAI stream."""
+    written_bytes: int = 0
+    """The longest body that it becomes in other APIs, of those that were tried; 0 where none is
+    longer than its own. A tool of a few words is a schema elsewhere."""
     longer_context: bool = False
     """A header asks for a longer context than is reserved, whatever API the target is asked in."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from extproc.core.estimate import input_bound_tokens
 from extproc.core.gate import Attempt
 from extproc.core.routing import Chain
 from extproc.core.translated import (
@@ -13,7 +14,7 @@ from extproc.core.translated import (
     Translation,
     edits_at,
     provider_headers,
-    sayable,
+    said_at,
     vendor_of,
     without_unsayable,
 )
@@ -74,26 +75,44 @@ def test_every_translated_operation_and_every_dialect_has_its_module() -> None:
 
 def test_a_chain_without_foreign_targets_is_left_as_it_is() -> None:
     only = chain(GPT)
-    assert without_unsayable(request(logit_bias={"1": 1}), only) == (only, None)
+    asked = request(logit_bias={"1": 1})
+    assert without_unsayable(asked, only) == (asked, only, None)
 
 
 def test_a_target_that_cannot_say_the_request_is_left_out() -> None:
     asked = request(logit_bias={"1": 1})
-    found, refusal = without_unsayable(asked, chain(CLAUDE, GPT, GEMINI))
+    _, found, refusal = without_unsayable(asked, chain(CLAUDE, GPT, GEMINI))
     assert refusal is None
     assert found.targets == (GPT,)
-    assert not sayable(request(logit_bias={"1": 1}), CLAUDE)
-    assert sayable(request(), CLAUDE)
+    assert said_at(asked, CLAUDE) is None
+    assert said_at(asked, GPT) is asked
+    assert said_at(request(), CLAUDE) is not None
+
+
+def test_what_grows_in_translation_is_bounded_by_what_it_becomes() -> None:
+    """Tools of one word are schemas elsewhere: a thousand are three times as long there."""
+    tools = [{"type": "custom", "name": f"t{n}"} for n in range(1_000)]
+    body = orjson.dumps({"model": "m", "input": "hi", "tools": tools})
+    asked = parse_inference_request(Operation.RESPONSES, body)
+    said, _, refusal = without_unsayable(asked, chain(GPT, CLAUDE))
+    assert refusal is None
+    attempt = Attempt("r1/1", CLAUDE, NOTHING)
+    written = Translation(attempt, Operation.RESPONSES, body, CONTEXT, ()).request.body
+    assert len(written) > asked.body_bytes
+    bound = input_bound_tokens(said, CLAUDE)
+    assert bound >= len(written)
+    assert bound - input_bound_tokens(asked, CLAUDE) == len(written) - asked.body_bytes
+    assert said_at(asked, CLAUDE) == said
 
 
 def test_the_refusal_names_the_callers_field_when_nobody_can_say_it() -> None:
-    _, refusal = without_unsayable(request(logit_bias={"1": 1}), chain(CLAUDE, GEMINI))
+    _, _, refusal = without_unsayable(request(logit_bias={"1": 1}), chain(CLAUDE, GEMINI))
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.param) == (400, "logit_bias")
 
 
 def test_a_body_that_cannot_be_read_is_refused() -> None:
-    _, refusal = without_unsayable(request(messages="hi"), chain(CLAUDE))
+    _, _, refusal = without_unsayable(request(messages="hi"), chain(CLAUDE))
     assert isinstance(refusal, Refusal)
     assert refusal.status == 400
 

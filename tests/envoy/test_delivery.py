@@ -513,3 +513,24 @@ def test_the_google_keys_that_are_wanted_are_listed_as_they_come_and_go(settings
     assert settings.tokens.is_dir()
     writer.write_first(resources())
     assert read_key_list(settings.config_folder) == []
+
+
+def test_a_key_that_is_in_use_is_wanted_until_envoy_runs_without_it(admin, settings) -> None:
+    """Else its token is taken away from requests of the policy that is in force."""
+
+    def with_keys(name: str, *keys: str) -> Resources:
+        folder = settings.tokens
+        secrets = [secret(f"google:{key}", str(folder / f"{key}.token")) for key in keys]
+        return {**resources(name), "secrets": secrets}
+
+    async def work(writer: FileDelivery) -> None:
+        writer.write_first(with_keys("one", "a", "b"))
+        admin.refuses = {"lds"}
+        with pytest.raises(DeliveryRejectedError):
+            await writer.deliver(with_keys("two", "b", "c"))
+        assert read_key_list(settings.config_folder) == ["a", "b"]
+        admin.refuses = set()
+        await writer.deliver(with_keys("three", "b", "c"))
+        assert read_key_list(settings.config_folder) == ["b", "c"]
+
+    beside(admin, settings, work)

@@ -195,6 +195,7 @@ def test_an_answer_that_the_sidecar_could_not_be_asked_about_may_be_billed(tmp_p
         wish = {"set": {"x-tw-translated": "1"}, "metadata": {"caller": "openai"}}
         response = rig.post(["p1"], **wish)
         assert response.status_code == 503
+        assert "not sent" not in response.json()["error"]["message"]
         assert len(rig.providers["p1"].requests) == 1
         ending = log_codec.decode_request_ended(rig.log(response.headers["x-request-id"]), 0).ending
         assert ending.ours

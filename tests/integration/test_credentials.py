@@ -121,7 +121,7 @@ def test_a_google_key_file_is_exchanged_for_tokens_and_they_are_renewed(
 def test_without_a_token_the_others_are_asked_and_nothing_goes_out_without_one(
     start_gateway: StartGateway, demo: Demo, google: TokenEndpoint, tmp_path: Path
 ) -> None:
-    google.status, google.lifetime_s = 503, 2
+    google.status, google.lifetime_s = 503, 4
     google.write_key(tmp_path / "gcp.json")
     providers = vertex(demo.url, tmp_path / "gcp.json") + OTHER.format(url=demo.url)
     models = {"gem": ("google", GEMINI), "alone": ("google", GEMINI), "o": ("other", "gpt-4o-mini")}

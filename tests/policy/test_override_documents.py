@@ -152,6 +152,13 @@ def test_identity_credentials_and_the_connection_are_not_set_per_target(
     assert refused("headers_override: " + how.format(name)) == [expected]
 
 
+@pytest.mark.parametrize(
+    "name", ["X-Vertex-AI-LLM-Shared-Request-Type", "x-amzn-bedrock-service-tier"]
+)
+def test_a_header_that_chooses_a_dearer_variant_is_not_set(name: str) -> None:
+    assert refused(f"headers_override: {{set: {{{name}: priority}}}}") == ["override_of_bound"]
+
+
 def test_the_error_names_the_line() -> None:
     text = PROVIDERS + (
         "  - id: r\n    target: {provider: open, model: m}\n    override_params:\n"

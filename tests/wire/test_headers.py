@@ -372,6 +372,21 @@ def test_what_has_no_fixed_name_is_removed_by_name() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x-vertex-ai-llm-shared-request-type",  # priority: nearly twice the price
+        "x-vertex-ai-llm-request-type",
+        "x-amzn-bedrock-service-tier",
+        "x-amzn-bedrock-performanceconfig-latency",
+        "x-amzn-bedrock-guardrailidentifier",
+        "x-ms-spillover-deployment",
+    ],
+)
+def test_a_header_that_chooses_a_dearer_variant_reaches_no_provider(name: str) -> None:
+    assert parse((name, b"priority")).remove == [name]
+
+
 def test_every_identity_and_credential_header_is_stripped_by_name_or_by_route() -> None:
     identity = [f"x-tfy-{field.replace('_', '-')}" for field in ENVELOPE_FIELDS]
     identity += ["x-tfy-metadata", *SESSION_HEADERS]
