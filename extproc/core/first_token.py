@@ -9,6 +9,7 @@ from __future__ import annotations
 import orjson
 
 from extproc.dialects.codec import StreamError
+from extproc.dialects.reading_streams import MISSHAPEN
 from extproc.dialects.sse import SseReader
 from extproc.values.dialect import Operation
 
@@ -42,7 +43,7 @@ class FirstToken:
             return True
         try:
             return any(self._says_something(event.data) for event in self._reader.feed(data))
-        except (StreamError, ValueError):
+        except (StreamError, *MISSHAPEN):
             return True
 
     def _says_something(self, data: bytes) -> bool:

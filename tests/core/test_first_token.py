@@ -38,6 +38,8 @@ def chunk(delta: Any = None, finish: Any = None, **more: Any) -> dict[str, Any]:
         (CHAT, [], True),
         (CHAT, {"choices": 3}, True),
         (CHAT, {"choices": [3]}, True),
+        (CHAT, {"choices": [{"delta": "h"}]}, True),
+        (MESSAGES, {"type": ["ping"]}, True),
         (COMPLETIONS, {"choices": [{"text": ""}]}, False),
         (COMPLETIONS, {"choices": [{"text": "h"}]}, True),
         (MESSAGES, {"type": "message_start", "message": {}}, False),
