@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hiredis
 import pytest
 from ledger_words import NOW, amounts, hold, limit, take
 from redis_server import RedisServer, free_port, running_redis
@@ -405,6 +406,13 @@ def test_F70_what_a_server_says_is_read() -> None:
     check_server(server)
     assert server.run == "abcd/ef01"
     assert server.persistent
+
+
+def test_F67_a_server_that_reads_its_files_is_asked_again() -> None:
+    """Redis 6.2 turns its log off meanwhile, and was taken for one that has none."""
+    with pytest.raises(hiredis.ReplyError, match="^LOADING"):
+        read_server("redis_version:6.2.14\r\nloading:1\r\naof_enabled:0\r\n")
+    assert read_server("redis_version:6.2.14\r\nloading:0\r\naof_enabled:1\r\n").persistent
 
 
 def test_F70_a_real_store_is_checked_at_start_and_on_each_connection(
