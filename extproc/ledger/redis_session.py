@@ -77,8 +77,8 @@ class Loss(NamedTuple):
 
 
 def read_server(info: str) -> Server:
-    """Reads the answer to ``INFO``. Raises ``hiredis.ReplyError`` while the server reads its own files:
-    until then it says of itself that it writes none."""
+    """Reads the answer to ``INFO``. Raises ``hiredis.ReplyError`` while the server reads its files:
+    until it has, it says of itself that it writes none."""
     fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     if fields.get("loading", "0").strip() == "1":
         raise hiredis.ReplyError("LOADING the server reads its files")
