@@ -62,7 +62,9 @@ class RedisKillShare:
         try:
             while True:
                 mark = await link.ask("GET", self._mark, timeout_s=ANSWER_TIMEOUT_S)
-                if mark != seen or self._untold:
+                # No mark, and something is known: lost again since it was told.
+                lost = mark is None and any(True for _ in known())
+                if mark != seen or self._untold or lost:
                     self._untold = False
                     kept = await self._kept(link)
                     await apply(kept.values())

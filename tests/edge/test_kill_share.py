@@ -87,6 +87,25 @@ def test_what_the_store_lost_is_told_again(server: RedisServer, tmp_path: Path) 
     asyncio.run(scenario())
 
 
+def test_what_is_lost_as_soon_as_it_was_told_is_told_again(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """Before the next look, so that nobody has seen the store with anything in it."""
+
+    async def scenario() -> None:
+        server.forget()
+        one = board(server, tmp_path / "a")
+        await one.kill("user_id", "mallory", "")
+        server.start()
+        client = server.client()
+        async with watching(one):
+            await until_on_loop(lambda: client.dbsize() > 0)
+            client.flushall()
+            await until_on_loop(lambda: client.dbsize() > 0)
+
+    asyncio.run(scenario())
+
+
 def test_an_older_order_does_not_win_over_a_later(server: RedisServer, tmp_path: Path) -> None:
     async def scenario() -> None:
         one, two = board(server, tmp_path / "a"), board(server, tmp_path / "b")
