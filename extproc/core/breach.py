@@ -11,7 +11,7 @@ from extproc.core.gate import Gate
 from extproc.core.generation import Generation
 from extproc.core.holds import moved_to_fallback
 from extproc.core.routing import Chain, Route
-from extproc.core.translated import said_at
+from extproc.core.translated import without_unsayable
 from extproc.ledger.port import Hold, Standing
 from extproc.policy.snapshot import Target
 from extproc.values.limit import Amounts, Breach, BreachKind, Limit, Scope, Unit
@@ -198,13 +198,7 @@ def _fallback_chains(
     needed = needed_capabilities(request)
 
     def serves(target: Target) -> bool:
-        nonlocal request
-        if needed & target.lacks or not _within_context(request, target, asked):
-            return False
-        said = said_at(request, target)
-        if said is not None:
-            request = said
-        return said is not None
+        return not needed & target.lacks and _within_context(request, target, asked)
 
     if breach.kind is BreachKind.FALLBACK_TO:
         named = generation.fallback_route(breach, route.operation)
@@ -214,7 +208,8 @@ def _fallback_chains(
         same = [target for target in chain.targets if target.name == first.name]
         targets = (*same, *(target for target in chain.targets if target not in same))
         able = tuple(target for target in targets if serves(target))
-        return request, [named.in_order(able)] if able else []
+        request, chain, _ = without_unsayable(request, named.in_order(able))
+        return request, [chain] if chain.targets else []
 
     def worst_case(target: Target) -> int:
         return asked.estimate(request, target)[Unit.MICRO_USD]

@@ -73,14 +73,6 @@ def without_unsayable(
     return request, rest, None if rest.targets else said.refusal
 
 
-def said_at(request: InferenceRequest, target: Target) -> InferenceRequest | None:
-    """The request, knowing how long it becomes at the target; None where it cannot be said."""
-    if request.operation not in target.translated:
-        return request
-    said = _Sayable(request)
-    return said.request if said.at(target) else None
-
-
 class _Sayable:
     """Tries one request on several targets."""
 
@@ -132,7 +124,7 @@ def edits_at(
     """What of the request's body a target must be sent otherwise than it came: ``edits`` and, where
     it speaks the caller's own API, what another vendor left in the conversation; and what is left
     out with that, for people."""
-    if MARK not in request.body.body or request.operation in target.translated:
+    if request.operation in target.translated or MARK not in request.body.body:
         return edits, ()
     change = change_of(request)
     return {**(edits or {}), **change.edits}, change.dropped

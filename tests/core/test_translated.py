@@ -14,7 +14,6 @@ from extproc.core.translated import (
     Translation,
     edits_at,
     provider_headers,
-    said_at,
     vendor_of,
     without_unsayable,
 )
@@ -84,9 +83,9 @@ def test_a_target_that_cannot_say_the_request_is_left_out() -> None:
     _, found, refusal = without_unsayable(asked, chain(CLAUDE, GPT, GEMINI))
     assert refusal is None
     assert found.targets == (GPT,)
-    assert said_at(asked, CLAUDE) is None
-    assert said_at(asked, GPT) is asked
-    assert said_at(request(), CLAUDE) is not None
+    assert not without_unsayable(asked, chain(CLAUDE))[1].targets
+    assert without_unsayable(asked, chain(GPT))[0] is asked
+    assert without_unsayable(request(), chain(CLAUDE))[1].targets == (CLAUDE,)
 
 
 def test_what_grows_in_translation_is_bounded_by_what_it_becomes() -> None:
@@ -102,7 +101,7 @@ def test_what_grows_in_translation_is_bounded_by_what_it_becomes() -> None:
     bound = input_bound_tokens(said, CLAUDE)
     assert bound >= len(written)
     assert bound - input_bound_tokens(asked, CLAUDE) == len(written) - asked.body_bytes
-    assert said_at(asked, CLAUDE) == said
+    assert without_unsayable(asked, chain(CLAUDE))[0] == said
 
 
 def test_the_refusal_names_the_callers_field_when_nobody_can_say_it() -> None:
