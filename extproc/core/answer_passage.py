@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from extproc.core.first_token import FirstToken
 from extproc.core.gate import Attempt
-from extproc.core.translated import Translation
 from extproc.dialects.codec import StreamError
+from extproc.dialects.translation import AnswerTranslator
 from extproc.wire.errors import WireError
 
 _WHOLE = "application/json"
@@ -26,7 +26,7 @@ class AnswerPassage:
     def __init__(
         self,
         attempt: Attempt,
-        reading: Translation | None,
+        reading: AnswerTranslator | None,
         token: FirstToken | None,
         sent_ms: int,
         deadline_ms: int,
@@ -47,6 +47,7 @@ class AnswerPassage:
         on."""
         if self._reading is not None:
             self._reading.on_headers(status, content_type, error_name)
+            self._attempt.answered = status < 300
         self.is_held = self._token is not None and status < 400 and _WHOLE not in content_type
         return not self.is_held
 

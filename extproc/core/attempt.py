@@ -237,7 +237,7 @@ class AttemptMachine:
             if operation in target.translated:
                 translation = attempt.translation = self._translated(attempt, body, arrived)
                 if waits:
-                    reading = self._translated(attempt, body, arrived)
+                    reading = translation.another_reader()
                 body, path = translation.request.body, translation.path
                 changed.update(translation.headers)
                 if translation.dropped:

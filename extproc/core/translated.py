@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 
 from extproc.core.gate import Attempt
 from extproc.core.routing import Chain
@@ -138,7 +139,7 @@ def provider_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 class Translation:
     """One attempt's: its request, and its answer as it arrives."""
 
-    __slots__ = ("_answer", "_attempt", "_endpoint", "_unread", "request")
+    __slots__ = ("_answer", "_attempt", "_endpoint", "_unread", "another_reader", "request")
 
     def __init__(
         self,
@@ -161,7 +162,10 @@ class Translation:
         self._attempt = attempt
         attempt.translated = True
         context = context._replace(vendor=vendor_of(target), known_as=conversation.known_as)
-        self._answer = AnswerTranslator(caller, dialect, context, stream=conversation.stream)
+        stream = conversation.stream
+        self.another_reader = partial(AnswerTranslator, caller, dialect, context, stream=stream)
+        """Makes who reads the answer too, and keeps nothing of it."""
+        self._answer = self.another_reader()
 
     @property
     def path(self) -> str:
@@ -175,12 +179,6 @@ class Translation:
     def headers(self) -> tuple[tuple[str, str], ...]:
         """To set beside path, host and length."""
         return (*self.request.headers, ("content-type", "application/json"))
-
-    @property
-    def speaks(self) -> bool:
-        """Whether the answer has said more than that it begins. One in a single piece never does
-        before its end."""
-        return self._answer.speaks
 
     @property
     def dropped(self) -> str:
