@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from redis_server import RedisServer, free_cluster_port, running_redis
+from redis_server import RedisServer, running_cluster, running_redis
 from until import until_on_loop
 from world import compiled
 
@@ -137,13 +137,7 @@ def test_what_is_kept_there_may_be_anything(server: RedisServer, tmp_path: Path)
 
 
 def test_a_clusters_owner_of_the_slot_is_asked(tmp_path: Path) -> None:
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-    with (
-        running_redis(tmp_path / "owner", *options, port=free_cluster_port()) as owner,
-        running_redis(tmp_path / "other", *options, port=free_cluster_port()) as other,
-    ):
-        owner.client().execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
-        owner.client().execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+    with running_cluster(tmp_path) as (owner, other):
 
         async def scenario() -> None:
             one, two = board(owner, tmp_path / "a"), board(other, tmp_path / "b")

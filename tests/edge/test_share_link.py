@@ -10,7 +10,7 @@ from pathlib import Path
 import hiredis
 import pytest
 import redis
-from redis_server import free_cluster_port, running_redis
+from redis_server import running_cluster, running_redis
 
 from extproc.edge.share_link import connected
 from extproc.ledger.port import LedgerUnavailableError
@@ -33,13 +33,7 @@ def asked(url: str) -> object:
 
 
 def test_a_clusters_owner_of_the_mark_is_found_from_any_of_its_servers(tmp_path: Path) -> None:
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-    with (
-        running_redis(tmp_path / "owner", *options, port=free_cluster_port()) as owner,
-        running_redis(tmp_path / "other", *options, port=free_cluster_port()) as other,
-    ):
-        owner.client().execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
-        owner.client().execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+    with running_cluster(tmp_path) as (owner, other):
         deadline = time.monotonic() + 20
         found: object = None
         while found != (b"7", b"7") and time.monotonic() < deadline:

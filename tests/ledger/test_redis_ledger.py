@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import redis
 from ledger_words import NOW, amounts, hold, limit, take
-from redis_server import RedisServer, free_cluster_port, running_redis
+from redis_server import RedisServer, running_cluster, running_redis
 from redis_world import TEST_SCRIPTS, SteppedRedis, drained, make_ledger
 
 from extproc.ledger import redis_ledger
@@ -508,13 +508,7 @@ def test_F69_a_server_that_still_loads_is_waited_for(tmp_path: Path) -> None:
 def test_F69_on_a_cluster_the_slots_owner_is_followed(tmp_path: Path) -> None:
     """Two nodes; the address leads to the one that has no slot. Every key of a script is declared,
     or the owner would refuse it."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-    with (
-        running_redis(tmp_path / "owner", *options, port=free_cluster_port()) as owner,
-        running_redis(tmp_path / "other", *options, port=free_cluster_port()) as other,
-    ):
-        owner.client().execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
-        owner.client().execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+    with running_cluster(tmp_path) as (owner, other):
 
         async def scenario() -> None:
             async with asyncio.timeout(20):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from loopback import against
+
 from loadtest import client
 from loadtest.bodies import chat_body, http_request
 from loadtest.timer import PeriodicTimer, now_ns
@@ -27,17 +29,6 @@ class Server(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._answer(self._transport)
-
-
-def against(make: Callable[[], asyncio.Protocol], load: Callable[[int], Any]) -> Any:
-    async def run() -> Any:
-        server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
-        try:
-            return await load(server.sockets[0].getsockname()[1])
-        finally:
-            server.close()
-
-    return asyncio.run(run())
 
 
 def answering(answer: Callable[[asyncio.Transport], None]) -> Callable[[], asyncio.Protocol]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from loopback import against
 
 from loadtest import stream_client
 from loadtest.bodies import chat_body, http_request
@@ -41,17 +41,6 @@ class Scripted(asyncio.Protocol):
             loop.call_later(0.005 * number, self._transport.write, piece)
         if self._cut:
             loop.call_later(0.005 * len(self._pieces), self._transport.abort)
-
-
-def against(make: Callable[[], asyncio.Protocol], load: Callable[[int], Any]) -> Any:
-    async def run() -> Any:
-        server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
-        try:
-            return await load(server.sockets[0].getsockname()[1])
-        finally:
-            server.close()
-
-    return asyncio.run(run())
 
 
 def test_streams_begin_and_go_on_at_an_even_pace() -> None:

@@ -134,3 +134,17 @@ def running_redis(folder: Path, *options: str, **fields: object) -> Iterator[Red
         yield server
     finally:
         server.kill()
+
+
+@contextlib.contextmanager
+def running_cluster(folder: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """Two servers of one cluster: one that owns every slot, and one that says so. Until they know
+    each other, they say that the cluster is down."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    with (
+        running_redis(folder / "owner", *options, port=free_cluster_port()) as owner,
+        running_redis(folder / "other", *options, port=free_cluster_port()) as other,
+    ):
+        owner.client().execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+        owner.client().execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+        yield owner, other
