@@ -54,6 +54,11 @@ class ListFilter:
         self._held = b""
         """What is not complete yet: a JSON body to its end, or the last event of a stream."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Known with the headers: nothing goes on before the answer's end."""
+        return self._kind == "json"
+
     def on_headers(self, _status: int, content_type: str, _error_name: str = "") -> str:
         """What kind of answer it is, which it stays. What is neither JSON nor a stream holds no
         list."""

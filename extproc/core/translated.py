@@ -186,6 +186,11 @@ class Translation:
         left_out = dict.fromkeys((*self.request.dropped, *self._unread))
         return ",".join(left_out)[:_MAX_SAID_CHARACTERS]
 
+    @property
+    def is_whole(self) -> bool:
+        """Known with the headers: nothing goes on before the answer's end."""
+        return self._answer.is_whole
+
     def on_headers(self, status: int, content_type: str, error_name: str = "") -> str:
         """The content type that the caller gets."""
         self._attempt.answered = status < 300

@@ -122,6 +122,8 @@ class Call:
         await response.prepare(self.request)
         if self.faults.hang:
             await asyncio.sleep(HANG_S)
+        if self.faults.chunk_delay_ms:
+            await asyncio.sleep(self.faults.chunk_delay_ms / 1000)
         if self.faults.cut_after_events >= 0:
             await response.write(text[: len(text) // 2])
             self._cut()

@@ -61,6 +61,11 @@ class WrittenRequest(NamedTuple):
 class AnswerTranslation(Protocol):
     """One attempt's answer on its way to the caller."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Known with the headers: nothing goes on before the answer's end."""
+        ...
+
     def on_headers(self, status: int, content_type: str, error_name: str = "") -> str:
         """The provider's status and type, and what its headers call an error; the content type that
         the caller gets."""

@@ -65,6 +65,11 @@ class AnswerTranslator:
         self.speaks = False
         """The stream has said more than that it begins."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Known with the headers: nothing goes on before the answer's end."""
+        return self._reader is None
+
     def on_headers(self, status: int, content_type: str, error_name: str = "") -> str:
         """The provider's status and type, and what its headers call an error; the content type that
         the caller gets."""

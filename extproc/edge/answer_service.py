@@ -4,8 +4,9 @@ else's goes on as it is."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from extproc.core.commands import Refuse
 from extproc.core.refusals import UNREADABLE_ANSWER
@@ -18,6 +19,16 @@ from extproc.edge.stream import Stream, StreamKind
 from extproc.pb import extproc_pb2 as pb
 from extproc.values.dialect import Dialect
 from extproc.wire.errors import WireError
+
+HELD_S = 0.5
+"""So long an answer's headers wait for its body, that what cannot be read still can be refused.
+Providers send the two together; and Envoy asks for an answer within ``MESSAGE_TIMEOUT_S``."""
+HELD_BYTES = 64 * 1024
+"""So much of a whole answer is waited for (of a stream: its first piece). Envoy sends no more than
+it may keep until we answer, so a longer one would never end."""
+
+_PLAIN = ("", "identity")
+"""Encodings of a body that can be read. Of an error's the status is enough."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +43,19 @@ class _Answer:
     generation: int
     translation: AnswerTranslation
     begun: bool = False
-    """The caller has some of it."""
+    """The caller has some of it, if only its headers."""
+    held: list[bytes] = field(default_factory=list)
+    """What Envoy is told, as soon as it is known that the answer can be read."""
+    held_bytes: int = 0
+    """Of its body."""
+    alarm: asyncio.TimerHandle | None = None
+    """When it goes on unread."""
+
+    def stop_alarm(self) -> None:
+        """It went on, or nobody waits for it."""
+        if self.alarm is not None:
+            self.alarm.cancel()
+            self.alarm = None
 
 
 class AnswerService:
@@ -48,7 +71,10 @@ class AnswerService:
 
     def closed(self, stream: Stream) -> None:
         """The caller left, or Envoy ended the answer; the access log tells."""
+        answer: _Answer | None = stream.state
         stream.state = None
+        if answer is not None:
+            answer.stop_alarm()
 
     def message(self, stream: Stream, data: bytes) -> None:
         """Headers, then the body in pieces. A wrong answer never leaves: what cannot be read is
@@ -70,7 +96,7 @@ class AnswerService:
             return
         gate = self._sidecar.gate
         headers = message.response_headers
-        status, content_type, error_name = codec.decode_answer_headers(headers)
+        status, content_type, error_name, encoding = codec.decode_answer_headers(headers)
         answer: _Answer | None
         allowed = gate.listings.pop(request_id, None)
         if allowed is not None:
@@ -93,20 +119,49 @@ class AnswerService:
             return
         stream.state = answer
         seen = answer.translation.on_headers(status, content_type, error_name)
-        stream.send(codec.encode_answer_headers(seen), end=headers.end_of_stream)
+        if encoding not in _PLAIN and (status < 300 or answer.dialect is None):
+            self._unreadable(stream, answer, "it is compressed, though nobody asked for that")
+            return
+        answer.held.append(codec.encode_answer_headers(seen))
+        if headers.end_of_stream:
+            self._let_go(stream, answer, end=True)
+        else:
+            loop = asyncio.get_running_loop()
+            answer.alarm = loop.call_later(HELD_S, self._let_go, stream, answer)
 
     def _body(self, stream: Stream, piece: pb.HttpBody, answer: _Answer) -> None:
+        end = piece.end_of_stream
         try:
-            written = answer.translation.on_body(piece.body, end=piece.end_of_stream)
+            written = answer.translation.on_body(piece.body, end=end)
         except (WireError, StreamError) as error:
-            self._sidecar.metrics.untranslatable_answers += 1
-            _log.warning("an answer could not be translated, and was cut: %s", error)
-            if answer.begun or answer.dialect is None:
-                stream.fail()
-            else:
-                refusal, name = UNREADABLE_ANSWER, answer.request_id
-                refuse = Refuse(refusal, answer.dialect, name, answer.generation, "")
-                stream.send(encode_refuse(refuse), end=True)
+            self._unreadable(stream, answer, str(error))
             return
-        answer.begun = answer.begun or bool(written)
-        stream.send(codec.encode_answer_body(written), end=piece.end_of_stream)
+        said = codec.encode_answer_body(written)
+        if answer.begun:
+            stream.send(said, end=end)
+            return
+        answer.held.append(said)
+        answer.held_bytes += len(piece.body)
+        if end or answer.held_bytes > HELD_BYTES or not answer.translation.is_whole:
+            self._let_go(stream, answer, end=end)
+
+    def _let_go(self, stream: Stream, answer: _Answer, *, end: bool = False) -> None:
+        """The answer goes on, with its headers and what came of its body."""
+        answer.stop_alarm()
+        answer.begun = True
+        last = answer.held.pop()
+        for said in answer.held:
+            stream.send(said)
+        answer.held.clear()
+        stream.send(last, end=end)
+
+    def _unreadable(self, stream: Stream, answer: _Answer, why: str) -> None:
+        answer.stop_alarm()
+        self._sidecar.metrics.untranslatable_answers += 1
+        _log.warning("an answer could not be translated: %s", why)
+        if answer.begun or answer.dialect is None:
+            stream.fail()
+            return
+        refusal, name = UNREADABLE_ANSWER, answer.request_id
+        refuse = Refuse(refusal, answer.dialect, name, answer.generation, "")
+        stream.send(encode_refuse(refuse), end=True)

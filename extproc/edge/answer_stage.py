@@ -48,7 +48,8 @@ class AnswerStage:
             self._alarm = None
 
     def _headers(self, stream: Stream, headers: pb.HttpHeaders) -> None:
-        goes_on = self._passage.on_headers(*codec.decode_answer_headers(headers))
+        status, content_type, error_name, _ = codec.decode_answer_headers(headers)
+        goes_on = self._passage.on_headers(status, content_type, error_name)
         if goes_on or headers.end_of_stream:
             self._let_go(stream)
             return

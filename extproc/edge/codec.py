@@ -287,14 +287,16 @@ def encode_send_attempt(command: SendAttempt) -> bytes:
     return _body_response(headers, command.body, b"", said)
 
 
-def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str, str]:
-    """Status and content type of a provider's answer, and what AWS calls an error."""
-    read = dict.fromkeys((":status", "content-type", "x-amzn-errortype"), "")
+def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str, str, str]:
+    """Status and content type of a provider's answer, what AWS calls an error, and how the body is
+    encoded."""
+    names = (":status", "content-type", "x-amzn-errortype", "content-encoding")
+    read = dict.fromkeys(names, "")
     for header in message.headers.headers:
         if header.key in read:
             read[header.key] = header.raw_value.decode("ascii", "replace")
-    status, content_type, error_name = read.values()
-    return int(status) if status.isdigit() else 0, content_type, error_name
+    status, content_type, error_name, encoding = read.values()
+    return int(status) if status.isdigit() else 0, content_type, error_name, encoding.lower()
 
 
 def decode_answer_origin(message: pb.ProcessingRequest) -> tuple[str, bool]:
@@ -310,13 +312,13 @@ def decode_answer_origin(message: pb.ProcessingRequest) -> tuple[str, bool]:
 
 
 def encode_answer_headers(content_type: str) -> bytes:
-    """What the headers of a translated answer become (its length is not the provider's); with an
-    empty type they stay as they are. Either is marked: Envoy passes on no answer of a chain with
-    translated targets that was not here."""
+    """What the headers of a translated answer become (its length and its encoding are not the
+    provider's); with an empty type they stay as they are. Either is marked: Envoy passes on no
+    answer of a chain with translated targets that was not here."""
     mutation = _set_header(TRANSLATED_HEADER, b"1")
     if content_type:
         mutation += _set_header("content-type", content_type.encode())
-        mutation += _field(2, b"content-length")
+        mutation += _field(2, b"content-length") + _field(2, b"content-encoding")
     return _field(2, _field(1, _field(2, mutation)))
 
 

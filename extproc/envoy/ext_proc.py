@@ -119,6 +119,8 @@ def answer_filter() -> Json:
         "response_header_mode": "SEND",
         "response_body_mode": "STREAMED",
     }
+    # A stream's first event is asked about together with its headers.
+    common["send_body_without_waiting_for_header_response"] = True
     ext_proc = {
         "name": "envoy.filters.http.ext_proc",
         "typed_config": {

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
+from event_loop import in_a_loop
 from fake_stream import FakeStream
 from gateway import chat
 from world import World
@@ -28,16 +26,6 @@ rules:
 MORE = "fallbacks: [{id: b, provider: openai, model: gpt-4o-mini}]\n"
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
 WORD = b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n'
-
-
-def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Runs a test on an event loop."""
-
-    @functools.wraps(test)
-    def run(**arguments: Any) -> None:
-        asyncio.run(test(**arguments))
-
-    return run
 
 
 def stage(more: str = "", since_ms: int = 0) -> tuple[AnswerStage, FakeStream, Metrics]:

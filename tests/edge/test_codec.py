@@ -166,17 +166,18 @@ def test_the_tightest_budget_is_shown_whatever_its_mode(
     assert not [key for key in verdict if key.startswith("rl_")]
 
 
-def test_an_answers_head_is_its_status_its_type_and_what_aws_calls_an_error() -> None:
+def test_an_answers_head_is_its_status_its_type_its_encoding_and_what_aws_calls_an_error() -> None:
     said = {
         ":status": b"429",
         "content-type": b"application/json",
         "x-amzn-errortype": b"ThrottlingException:http://internal.amazon.com/",
+        "content-encoding": b"GZip",
         "server": b"x",
     }
     message = pb.HttpHeaders()
     for key, value in said.items():
         message.headers.headers.add(key=key, raw_value=value)
-    status, content_type, error_name = codec.decode_answer_headers(message)
-    assert (status, content_type) == (429, "application/json")
+    status, content_type, error_name, encoding = codec.decode_answer_headers(message)
+    assert (status, content_type, encoding) == (429, "application/json", "gzip")
     assert error_name.startswith("ThrottlingException:")
-    assert codec.decode_answer_headers(pb.HttpHeaders()) == (0, "", "")
+    assert codec.decode_answer_headers(pb.HttpHeaders()) == (0, "", "", "")

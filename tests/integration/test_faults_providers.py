@@ -4,7 +4,6 @@ translation: what the client sees, who is asked next, what is charged, and who i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import socket
@@ -285,15 +284,11 @@ def test_F53_an_error_with_status_200_is_no_answer_and_is_charged(
     model = f"lie-{kind}"
     gateway.faults(model, error_200=True)
     since = Since(gateway)
-    answer = None
-    with contextlib.suppress(httpx.RemoteProtocolError):
-        answer = gateway.post(ask(model, stream=stream))
+    answer = gateway.post(ask(model, stream=stream))
     if kind == "plain":
-        assert answer is not None
         assert "choices" not in answer.text
-    elif answer is not None:
-        # What cannot be translated is told as an error, and that it was paid for; or it is cut,
-        # where its headers went on before its body came.
+    else:
+        # What cannot be translated is told as an error, and that it was paid for.
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "no_healthy_target"
         assert answer.headers["x-should-retry"] == "false"
@@ -371,12 +366,11 @@ def test_F55_a_translated_answer_is_asked_for_uncompressed_and_one_that_is_not_i
     assert settled == billed > 0
     gateway.faults("lie-foreign", gzip=True)
     since = Since(gateway)
-    text = ""
-    with contextlib.suppress(httpx.HTTPError):  # what cannot be read is cut
-        text = gateway.post(body).text
+    answer = gateway.post(body)
+    assert answer.status_code == 503
+    assert "could not be read" in answer.text
     settled, billed = since.money
     assert settled >= billed > 0
-    assert not text or "could not be read" in text
 
 
 # -- F56: clients slower than their provider ------------------------------------------------------

@@ -18,6 +18,7 @@ from gateway import BUDGET, GATEWAY, KEY, Gateway, base_policy, native_policy, v
 from since import Since
 
 from extproc.demo.parts import PNG
+from extproc.edge.answer_service import HELD_BYTES
 
 PROVIDERS = {
     "claude": ("anthropic", "claude-haiku-4-5"),
@@ -221,6 +222,30 @@ def test_a_stream_that_the_provider_cuts_is_no_whole_answer_and_is_charged(
     settled, billed = since.money
     assert settled >= billed
     assert settled > 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("faults", [{"chunk_delay_ms": 50}, {"chunk_delay_ms": 1_500}])
+def test_an_answer_whose_body_is_later_than_its_headers_arrives_whole(
+    gateway: Gateway, chat: openai.OpenAI, faults: dict[str, int], stream: bool
+) -> None:
+    """Also later than its headers are held."""
+    gateway.faults("anthropic", output_tokens=3, **faults)
+    since = Since(gateway)
+    answer = ask(chat, "claude", stream)
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.completion_tokens == 3
+    settled, billed = since.money
+    assert settled == billed > 0
+
+
+def test_a_document_longer_than_what_is_held_arrives_whole(
+    gateway: Gateway, chat: openai.OpenAI
+) -> None:
+    gateway.faults("anthropic", output_tokens=60_000)
+    answer = ask(chat, "claude", stream=False, max_completion_tokens=60_000)
+    assert len(answer.choices[0].message.content) > 4 * HELD_BYTES
+    assert answer.usage.completion_tokens == 60_000
 
 
 def test_no_event_is_held_back(gateway: Gateway, chat: openai.OpenAI) -> None:
