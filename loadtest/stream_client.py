@@ -6,6 +6,7 @@ import asyncio
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 from loadtest.client import Connection
 from loadtest.provider_streams import STAMP, STAMP_BYTES
@@ -79,15 +80,18 @@ async def _connect(port: int, done: Callable[[Connection, int], None]) -> Connec
 
 async def one_by_one(ways: Sequence[tuple[int, bytes, Arrivals]], rounds: int, events: int) -> None:
     """One stream at a time, each way in turn (a port and a request), on a connection of its own.
-    Who is first changes from round to round."""
+
+    The order changes from round to round by chance: what was asked before a way has warmed some
+    caches for it, and one that always followed a like one would look fast.
+    """
+    shuffled = Random(1).sample
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[int] = loop.create_future()
     connections = [
         await _connect(port, lambda _, status: answered.set_result(status)) for port, _, _ in ways
     ]
-    for number in range(rounds):
-        for place in range(len(ways)):
-            turn = (place + number) % len(ways)
+    for _ in range(rounds):
+        for turn in shuffled(range(len(ways)), len(ways)):
             _, request, arrivals = ways[turn]
             answered = loop.create_future()
             reading = _StreamReading(connections[turn], arrivals)

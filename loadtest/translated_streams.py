@@ -3,7 +3,7 @@
 An OpenAI chat caller is served straight by the upstream, through plain Envoy, by the governed
 gateway in the caller's own dialect, and by it translated from each other dialect; a caller of
 Anthropic's messages is served from OpenAI. The upstream sends every provider's own bytes. First one
-stream at a time, all ways in turn, for the time to the first token. Then 200 streams at once of 50
+stream at a time, all ways mixed, for the time to the first token. Then 200 streams at once of 50
 events per second each, way by way; then 400.
 
     python -m loadtest.translated_streams [--quick] [--results FOLDER]
@@ -124,7 +124,7 @@ class StreamBench:
         )
 
     def first_tokens(self, rounds: int) -> dict[str, Slice]:
-        """One stream at a time, each way in turn."""
+        """One stream at a time, all ways in an order of chance."""
         asked = [(way.variant.port, way.requests(1)[0]) for way in self.ways]
         warm_up = [(*ask, Arrivals()) for ask in asked]
         uvloop.run(one_by_one(warm_up, min(WARM_UP, rounds), 1))

@@ -31,6 +31,7 @@ HOT_MODULES = (
     "core/holds",
     "core/kill_switch",
     "core/machine",
+    "core/outgoing",
     "core/queueing",
     "core/routing",
     "core/sessions",

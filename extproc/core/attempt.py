@@ -1,6 +1,6 @@
 """A later attempt of a request: priced, reserved and rewritten for its own target first.
 
-    body     -> Reserve | SendAttempt (the first, where its target stages all) | Refuse
+    body     -> Reserve | SendAttempt (the first, where its first token is waited for) | Refuse
     reserved -> SendAttempt | Reserve (clamped) | Refuse
     late     -> Refuse | None (another target may answer)
 
@@ -8,8 +8,6 @@ A refusal here is terminal: Envoy does not retry it, and no provider sees the at
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
 
 from extproc.core import refusals
 from extproc.core.answer_passage import AnswerPassage
@@ -22,13 +20,13 @@ from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.first_token import FirstToken
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
 from extproc.core.holds import ScopeValues, scope_key
-from extproc.core.translated import Translation, edits_at, provider_headers, refusal_of
+from extproc.core.outgoing import outgoing
+from extproc.core.translated import edits_at, refusal_of
 from extproc.core.velocity import Counted, TooFast
-from extproc.dialects.codec import Context
 from extproc.dialects.conversation import UntranslatableError
 from extproc.ledger.port import Account, Denied, Granted
 from extproc.policy.snapshot import Target
-from extproc.values.dialect import TRANSLATED_OPERATIONS, Dialect, Operation
+from extproc.values.dialect import Dialect, Operation
 from extproc.values.limit import NOTHING, Amounts
 from extproc.values.refusal import Refusal
 from extproc.wire.errors import WireError
@@ -38,11 +36,10 @@ from extproc.wire.inference_request import (
     renamed_maximum,
     rewrite,
 )
-from extproc.wire.overrides import overridden
 
 
 class AttemptMachine:
-    """Decides one attempt after the first, and makes any ready that needs more than its model."""
+    """Decides one attempt after the first, and the first where its first token is waited for."""
 
     __slots__ = (
         "_account",
@@ -87,6 +84,11 @@ class AttemptMachine:
         entry = self._gate.in_flight.get(event.request_id)
         if entry is None:
             return self._refuse(refusals.INTERNAL_ERROR)
+        if entry.changed:
+            # What Envoy has is the first target's.
+            if entry.kept_body is None:
+                return self._refuse(refusals.INTERNAL_ERROR)
+            body = entry.kept_body
         self._entry = entry
         self._now_ms = now_ms
         operation = entry.operation
@@ -227,67 +229,24 @@ class AttemptMachine:
         """The attempt as its target takes it."""
         operation, target = self._entry.operation, attempt.target
         attempt.staged = True
-        arrived = self._callers_headers()
-        reading = None
-        path = ""
-        changed: dict[str, str] = {}
-        removed: tuple[str, ...] = ()
         try:
             waits = target.first_token_timeout_ms > 0 and _streams(operation, body)
-            if operation in target.translated:
-                translation = attempt.translation = self._translated(attempt, body, arrived)
-                if waits:
-                    reading = translation.another_reader()
-                body, path = translation.request.body, translation.path
-                changed.update(translation.headers)
-                if translation.dropped:
-                    notes = (*notes, ("dropped", translation.dropped))
-            overrides = target.overrides
-            if overrides is not None:
-                changed.update(overrides.set_headers)
-                removed = overrides.removed_headers
-                if operation in TRANSLATED_OPERATIONS:
-                    body = overridden(body, overrides.params)
+            sent = outgoing(self._entry, attempt, body, self._event.headers, self._now_ms)
         except (UntranslatableError, WireError) as error:
             # Not reached by what admission let through, as it asks the same of the same code.
             return self._refuse(refusal_of(error))
+        if sent.dropped:
+            notes = (*notes, ("dropped", sent.dropped))
         if target.first_token_timeout_ms:
+            translation = sent.translation
+            reading = translation.another_reader() if waits and translation is not None else None
             token = FirstToken(operation) if waits else None
             deadline_ms = self._now_ms + target.first_token_timeout_ms if waits else 0
             self.answer = AnswerPassage(attempt, reading, token, self._now_ms, deadline_ms)
-        headers, gone = self._header_changes(arrived, changed, removed)
         reads_answer = self.answer is not None
-        return SendAttempt(target, operation, body, notes, path, headers, gone, reads_answer)
-
-    def _translated(self, attempt: Attempt, body: bytes, arrived: Mapping[str, str]) -> Translation:
-        event, entry = self._event, self._entry
-        asked_model = str(entry.plan.account.about["model"])
-        context = Context(event.request_id, self._now_ms // 1000, asked_model)
-        return Translation(attempt, entry.operation, body, context, provider_headers(arrived))
-
-    def _callers_headers(self) -> dict[str, str]:
-        """The headers without what earlier attempts changed."""
-        arrived = {name: value.decode("latin-1") for name, value in self._event.headers}
-        for name, value in (self._entry.sent_headers or {}).items():
-            if value is None:
-                arrived.pop(name, None)
-            else:
-                arrived[name] = value
-        return arrived
-
-    def _header_changes(
-        self, arrived: Mapping[str, str], changed: Mapping[str, str], removed: Sequence[str]
-    ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-        """What to set and what to remove, so that nothing is left of earlier attempts."""
-        entry = self._entry
-        before = entry.sent_headers or {}
-        if changed or removed:
-            before = {**{name: arrived.get(name) for name in (*changed, *removed)}, **before}
-            entry.sent_headers = before
-        headers = {name: value for name, value in before.items() if value is not None}
-        headers.update(changed)
-        gone = tuple(name for name in before if name in removed or name not in headers)
-        return tuple(each for each in headers.items() if each[0] not in gone), gone
+        return SendAttempt(
+            target, operation, sent.body, notes, sent.path, sent.headers, sent.removed, reads_answer
+        )
 
     def on_first_token_late(self) -> Refuse | None:
         """Nothing was said in time: the attempt is given up. None where Envoy has another target to

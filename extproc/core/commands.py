@@ -67,11 +67,14 @@ class Forward(NamedTuple):
     rules: str
     remaining: Sequence[Remaining]
     remove_headers: Sequence[str]
-    """Present headers to strip that the route does not strip by itself."""
+    """Present headers that the route does not strip by itself."""
     now_ms: int
     notes: Sequence[tuple[str, str]] = ()
     """What else the answer's headers shall say: keys of ``ANSWER_HEADERS``, and values."""
     stream: bool = False
+    path: str = ""
+    """With query string; empty: where the target serves the operation."""
+    set_headers: Sequence[tuple[str, str]] = ()
 
 
 class SendAttempt(NamedTuple):

@@ -27,12 +27,12 @@ def remember(
     caller: Caller,
     request: InferenceRequest,
     now_ms: int,
-) -> None:
+) -> InFlight:
     """Keeps what a later attempt has to know, until the request's log entry. No lease ends it if
     that never comes, so it counts as silent from the beginning."""
     account = Account((), {"model": request.model})
     plan = Plan(_NO_LIMITS, (), account, (), subject_of(caller, request))
-    gate.in_flight[request_id] = InFlight(
+    entry = gate.in_flight[request_id] = InFlight(
         request_id,
         generation,
         request.operation,
@@ -46,3 +46,4 @@ def remember(
         False,
     )
     gate.falls_silent(request_id, now_ms)
+    return entry

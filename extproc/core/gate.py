@@ -37,6 +37,10 @@ MAX_IN_FLIGHT = 50_000
 Envoy holds far fewer connections; the rest are waiting for a lost access-log entry until their
 lease ends."""
 
+MAX_KEPT_BYTES = 256 * 1024 * 1024
+"""Of bodies kept for a next target, in all; Envoy keeps as much of the same requests. Each is kept
+until its first target answers. With no room for one a request goes without fallbacks."""
+
 LEASE_MS = 900_000
 """How long a reservation waits for its settlement before it is charged in full. Three times the
 route's idle timeout, so a stream that is alive always renews it (by heartbeat) in time."""
@@ -90,6 +94,10 @@ class InFlight:
     sent_headers: dict[str, str | None] | None = None
     """What attempts so far set or removed, as it was before: None where there was none. Envoy keeps
     such changes from one attempt to the next."""
+    changed: bool = False
+    """The first attempt left the gateway as its own target takes it."""
+    kept_body: bytes | None = None
+    """Where it did, and another may follow: the body as the next one begins with it."""
     over: bool = False
     """The request's own log entry has arrived; attempts may still wait for theirs."""
 
@@ -112,6 +120,7 @@ class Gate:
         "estimator",
         "generation",
         "in_flight",
+        "kept_bytes",
         "kills",
         "latencies",
         "listings",
@@ -139,6 +148,7 @@ class Gate:
         self.watched = Watched()
         self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}
+        self.kept_bytes = 0
         self.tool_calls: dict[str, OpenCall] = {}
         self.tool_names = ToolNames()
         self.loop_guard = LoopGuard()
@@ -203,9 +213,24 @@ class Gate:
 
     def drop(self, request_id: str) -> None:
         """Nothing more is awaited of the request."""
-        del self.in_flight[request_id]
+        self.let_go(self.in_flight.pop(request_id))
         if self._silent_since_ms:
             self._silent_since_ms.pop(request_id, None)
+
+    def has_room(self, body_bytes: int) -> bool:
+        """Whether a body may be kept."""
+        return self.kept_bytes + body_bytes <= MAX_KEPT_BYTES
+
+    def keep(self, entry: InFlight, body: bytes) -> None:
+        """Keeps a body for the request's next target."""
+        entry.kept_body = body
+        self.kept_bytes += len(body)
+
+    def let_go(self, entry: InFlight) -> None:
+        """No other target will be asked: one answers, or the request is over."""
+        if entry.kept_body is not None:
+            self.kept_bytes -= len(entry.kept_body)
+            entry.kept_body = None
 
     def falls_silent(self, request_id: str, now_ms: int) -> None:
         """Nothing of the request is reserved any more, and it is not known to be over."""
@@ -223,7 +248,7 @@ class Gate:
             del silent[request_id]
             entry = self.in_flight.get(request_id)
             if entry is not None and all(attempt.ended for attempt in entry.attempts.values()):
-                del self.in_flight[request_id]
+                self.let_go(self.in_flight.pop(request_id))
 
 
 def _needs_token(target: Target) -> str:

@@ -35,6 +35,7 @@ from extproc.core.holds import (
     ScopeValues,
 )
 from extproc.core.model_list import model_list
+from extproc.core.outgoing import Outgoing, first_outgoing, leaves_changed, with_room
 from extproc.core.routing import Chain, Route
 from extproc.core.translated import edits_at, without_unsayable
 from extproc.core.unserved import no_target, too_long
@@ -44,7 +45,7 @@ from extproc.ledger.port import Account, Denied, Granted, Hold
 from extproc.policy.snapshot import Target
 from extproc.values.dialect import OWN_OPERATIONS, Dialect, Operation
 from extproc.values.envelope import ENVELOPE_FIELDS
-from extproc.values.limit import Amounts, Limit, Scope, Unit
+from extproc.values.limit import NOTHING, Amounts, Limit, Scope, Unit
 from extproc.values.refusal import Refusal
 from extproc.wire.errors import WireError
 from extproc.wire.headers import CallerHeaders
@@ -412,6 +413,9 @@ class RequestMachine:
         gate, request, chain = self._gate, self._request, self._chain
         chain = self._affordable(chain, granted)
         target = chain.targets[0]
+        changed = leaves_changed(target, self.operation)
+        if changed:
+            chain = with_room(gate, chain, request.body_bytes)
         maximum = None
         if request is not self._asked:
             maximum = request.max_output_tokens
@@ -422,7 +426,10 @@ class RequestMachine:
         ):
             default_tokens = self._generation.policy.default_max_output_tokens
             maximum = output_bound_tokens(request, target, default_tokens)
-        gate.in_flight[self.request_id] = InFlight(
+        attempt = Attempt(
+            self.request_id + "/1", target, self._amounts, counted=self._counted or ()
+        )
+        entry = gate.in_flight[self.request_id] = InFlight(
             self.request_id,
             self._generation,
             self.operation,
@@ -431,14 +438,7 @@ class RequestMachine:
             chain,
             self._plan,
             self._overrides,
-            {
-                1: Attempt(
-                    self.request_id + "/1",
-                    target,
-                    self._amounts,
-                    counted=self._counted or (),
-                )
-            },
+            {1: attempt},
             self._caller,
             maximum is not None and self._asked.max_output_tokens is None,
         )
@@ -450,19 +450,27 @@ class RequestMachine:
         notes: Sequence[tuple[str, str]] = ()
         if granted.degraded or dropped or way is not None or request is not self._asked:
             notes = notes_of(self._asked, request, way, granted.degraded, dropped)
+        sent = Outgoing(rewrite(request, target.model, maximum, inject_usage, edits))
+        if changed:
+            headers = self._headers.headers
+            sent = first_outgoing(gate, entry, attempt, sent.body, headers, self._now_ms)
+            if sent.dropped:
+                notes = (*notes, ("dropped", sent.dropped))
         self.state = State.DONE
         return Forward(
             chain,
             self.operation,
-            rewrite(request, target.model, maximum, inject_usage, edits),
+            sent.body,
             inject_usage,
             self._generation.number,
             self._plan.rules,
             granted.remaining,
-            self._remove,
+            (*self._remove, *sent.removed),
             self._now_ms,
             notes,
             request.stream,
+            sent.path,
+            sent.headers,
         )
 
     def _forward_free(self) -> Forward | Refuse:
@@ -473,21 +481,31 @@ class RequestMachine:
             killed = gate.kills.stops_request(subject, target, request)
             if killed:
                 return self._refuse(refusals.killed(killed))
-        if len(chain.targets) > 1 or target.stages_all(self.operation):
-            free_operation.remember(
+        sent = Outgoing(rewrite(request, target.model, None, False, edits_at(request, target)[0]))
+        changed = leaves_changed(target, self.operation)
+        if changed:
+            chain = with_room(gate, chain, request.body_bytes)
+        if len(chain.targets) > 1 or changed or target.first_token_timeout_ms:
+            entry = free_operation.remember(
                 gate, self.request_id, self._generation, chain, self._caller, request, self._now_ms
             )
+            if changed:
+                attempt = Attempt(self.request_id + "/1", target, NOTHING)
+                headers = self._headers.headers
+                sent = first_outgoing(gate, entry, attempt, sent.body, headers, self._now_ms)
         self.state = State.DONE
         return Forward(
             chain,
             self.operation,
-            rewrite(request, target.model, None, False, edits_at(request, target)[0]),
+            sent.body,
             False,
             self._generation.number,
             "",
             (),
-            self._remove,
+            (*self._remove, *sent.removed),
             self._now_ms,
+            path=sent.path,
+            set_headers=sent.headers,
         )
 
     def _estimate(self, target: Target) -> Amounts:

@@ -70,6 +70,8 @@ def request_goes_on(gate: Gate, event: RequestGoesOn) -> list[Renew]:
     entry = gate.in_flight.get(event.request_id)
     if entry is None:
         return call_goes_on(gate, event)
+    if event.response_bytes:
+        gate.let_go(entry)  # it is being answered: no other target will be asked
     if not entry.attempts:
         return []
     lease_until_ms = event.now_ms + LEASE_MS

@@ -107,7 +107,8 @@ class AnswerService:
                 # Nobody knows whose words these are.
                 stream.fail()
                 return
-            # Answers of earlier attempts stay with Envoy.
+            # Answers of earlier attempts stay with Envoy: this is the last one.
+            gate.let_go(entry)
             translation = entry.attempts[max(entry.attempts)].translation
             answer = None
             if translation is not None:

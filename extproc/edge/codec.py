@@ -171,6 +171,10 @@ def encode_forward(command: Forward) -> bytes:
             _chain_metadata(chain, command),
         )
     headers = fixed[0] + _content_length(len(body))
+    if command.path:
+        headers += _set_header(":path", command.path.encode())  # the last word counts
+    for name, value in command.set_headers:
+        headers += _set_header(name, safe_text(value).encode("latin-1"))
     if command.remove_headers:
         headers += b"".join([_field(2, name.encode()) for name in command.remove_headers])
     said = _limit_entries(command)

@@ -181,6 +181,8 @@ class _Snapshot(Collector):
         yield from _google_tokens(self._metrics.google_tokens)
         in_flight = len(self._gate.in_flight) + len(self._gate.tool_calls)
         yield GaugeMetricFamily("tokenweir_in_flight", "Unsettled requests", in_flight)
+        kept = self._gate.kept_bytes
+        yield GaugeMetricFamily("tokenweir_kept_body_bytes", "Bodies kept for a next target", kept)
         yield from _queue(self._gate.waiting)
         yield from _store(self._store)
 

@@ -1,10 +1,9 @@
 """Clusters: one per provider endpoint, and up to two wrappers per target.
 
 The wrapper (a composite cluster) carries what belongs to an attempt: the upstream stage (for later
-attempts, or for all where the target is asked in another dialect than the caller's), the
-credential, the target's name. It lists its endpoint several times and then a closed
-port: without a healthy host an attempt is refused there, and that is retriable, whereas a plain
-cluster without a host ends the request.
+attempts, or for all where a first token is waited for), the credential, the target's name. It lists
+its endpoint several times and then a closed port: without a healthy host an attempt is refused
+there, and that is retriable, whereas a plain cluster without a host ends the request.
 """
 
 from __future__ import annotations
@@ -13,15 +12,10 @@ import ipaddress
 from typing import Any
 
 from extproc.envoy.credentials import credential_filter
-from extproc.envoy.ext_proc import (
-    attempt_filter,
-    every_attempt_filter,
-    first_token_filter,
-)
+from extproc.envoy.ext_proc import attempt_filter, first_token_filter
 from extproc.envoy.settings import GatewaySettings
 from extproc.policy.mcp_server import McpServer
 from extproc.policy.snapshot import Endpoint, PolicySnapshot, Target
-from extproc.values.dialect import Operation
 from extproc.values.wire_names import METADATA
 
 Json = dict[str, Any]
@@ -51,19 +45,15 @@ def clusters(snapshot: PolicySnapshot, settings: GatewaySettings) -> list[Json]:
                     continue
                 endpoint = target.endpoints[operation]
                 found.setdefault(endpoint.cluster, _endpoint(endpoint, settings))
-                stage = _stage(target, operation)
+                stage = _stage(target)
                 found[name] = _wrapper(name, target, endpoint, stage, settings)
     for server in snapshot.mcp_servers.values():
         found[server.endpoint.cluster] = _mcp_server(server, settings)
     return list(found.values())
 
 
-def _stage(target: Target, operation: Operation) -> Json:
-    if target.first_token_timeout_ms:
-        return first_token_filter()
-    if target.stages_all(operation):
-        return every_attempt_filter()
-    return attempt_filter(MAX_ATTEMPTS)
+def _stage(target: Target) -> Json:
+    return first_token_filter() if target.first_token_timeout_ms else attempt_filter(MAX_ATTEMPTS)
 
 
 def _endpoint(endpoint: Endpoint, settings: GatewaySettings) -> Json:

@@ -52,10 +52,11 @@ def request_filter() -> Json:
 def attempt_filter(max_attempts: int) -> Json:
     """On a wrapper cluster, for attempts after the first: the first costs no call.
 
-    The body it receives is the one that left the gateway, whatever an earlier attempt made of it.
+    The first one leaves the gateway as its target takes it.
     """
     numbers = [str(number) for number in range(2, max_attempts + 1)]
-    return _only_where("later attempts", ATTEMPT_HEADER, numbers, every_attempt_filter())
+    stage = _attempt_stage(_common(ATTEMPT_CLUSTER))
+    return _only_where("later attempts", ATTEMPT_HEADER, numbers, stage)
 
 
 def _only_where(name: str, header: str, values: list[str], ext_proc: Json) -> Json:
@@ -96,12 +97,6 @@ def _only_where(name: str, header: str, values: list[str], ext_proc: Json) -> Js
             },
         },
     }
-
-
-def every_attempt_filter() -> Json:
-    """On the wrapper cluster of a target that is asked in another dialect, or sets something
-    otherwise: the first attempt too."""
-    return _attempt_stage(_common(ATTEMPT_CLUSTER))
 
 
 def answer_filter() -> Json:

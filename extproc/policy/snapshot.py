@@ -157,13 +157,9 @@ class Target:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.provider.name}/{self.model}")
 
-    def stages_all(self, operation: Operation) -> bool:
-        """Whether every attempt passes the upstream stage, the first one too."""
-        return (
-            operation in self.translated
-            or self.overrides is not None
-            or self.first_token_timeout_ms > 0
-        )
+    def is_asked_otherwise(self, operation: Operation) -> bool:
+        """Whether it is sent anything else than its caller wrote, with its model's name."""
+        return operation in self.translated or self.overrides is not None
 
 
 @dataclass(frozen=True, slots=True)

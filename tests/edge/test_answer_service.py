@@ -11,10 +11,8 @@ from event_loop import in_a_loop
 from fake_stream import FakeStream
 from gateway import chat
 from policies import snapshot
-from world import NOW, World
+from world import World
 
-from extproc.core.attempt import AttemptMachine
-from extproc.core.events import AttemptStarted
 from extproc.core.tool_list import ToolFilter
 from extproc.edge import answer_service
 from extproc.edge.answer_service import HELD_BYTES, AnswerService
@@ -51,10 +49,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.world = World(FOREIGN)
-        first = self.world.ask(chat(model="claude"))
-        target = first.chain.targets[0]
-        started = AttemptStarted("r1", 1, target.clusters[first.chain.operation])
-        AttemptMachine(self.world.gate, started).on_body(first.body, NOW)
+        self.world.ask(chat(model="claude"))
         sidecar = Sidecar(self.world.gate, self.world.ledger, Clock(), Random(1))
         self.metrics = sidecar.metrics
         self.service = AnswerService(sidecar)

@@ -157,6 +157,7 @@ def test_a_chain_crosses_dialects_without_the_caller_noticing(
         assert text
         settled, billed = since.money
         assert billed == settled > 0
+        assert gateway.metric("tokenweir_kept_body_bytes") == 0
 
 
 def test_nobody_reachable_is_said_in_the_callers_dialect(
