@@ -79,7 +79,7 @@ async def _connect(port: int, done: Callable[[Connection, int], None]) -> Connec
 
 
 async def one_by_one(ways: Sequence[tuple[int, bytes, Arrivals]], rounds: int, events: int) -> None:
-    """One stream at a time, each way in turn (a port and a request), on a connection of its own.
+    """One stream at a time, as many on each way (a port and a request), which has a connection.
 
     The order changes from round to round by chance: what was asked before a way has warmed some
     caches for it, and one that always followed a like one would look fast.

@@ -20,7 +20,7 @@ from extproc.core.events import AttemptStarted, Reserved
 from extproc.core.first_token import FirstToken
 from extproc.core.gate import LEASE_MS, Attempt, Gate, InFlight
 from extproc.core.holds import ScopeValues, scope_key
-from extproc.core.outgoing import outgoing
+from extproc.core.outgoing import callers_headers, outgoing
 from extproc.core.translated import edits_at, refusal_of
 from extproc.core.velocity import Counted, TooFast
 from extproc.dialects.conversation import UntranslatableError
@@ -79,7 +79,8 @@ class AttemptMachine:
         self._counted: list[Counted] = []
 
     def on_body(self, body: bytes, now_ms: int) -> Reserve | SendAttempt | Refuse:
-        """The body as it left the gateway for the first attempt: with that one's maximum."""
+        """The body as it left the gateway for the first attempt, with that one's maximum; it is not
+        looked at where the first target's API changed it."""
         event = self._event
         entry = self._gate.in_flight.get(event.request_id)
         if entry is None:
@@ -122,9 +123,12 @@ class AttemptMachine:
         provider = target.provider.name
         applicable = generation.applicable(caller.envelope, caller.credential, model, provider)
         self._counts_likely = applicable.counts_likely
+        # What the first target's policy removed may come back with this one.
+        headers = callers_headers(entry, event.headers)
+        pairs = [(name, value.encode("latin-1")) for name, value in headers.items()]
         if applicable.bounds_money and (
             request.unpriced_at(target.translated)
-            or outgrows_context(request, event.headers, target, entry.chain)
+            or outgrows_context(request, pairs, target, entry.chain)
         ):
             return self._refuse(refusals.unbounded(request))
         if applicable.watches_money and request.generates and request.max_output_tokens is None:
@@ -237,6 +241,12 @@ class AttemptMachine:
             return self._refuse(refusal_of(error))
         if sent.dropped:
             notes = (*notes, ("dropped", sent.dropped))
+        if not any(key == "dropped" for key, _ in notes):
+            if self._entry.said_dropped:
+                # What an earlier target lacked is no word about this one.
+                notes = (*notes, ("dropped", ""))
+        else:
+            self._entry.said_dropped = True
         if target.first_token_timeout_ms:
             translation = sent.translation
             reading = translation.another_reader() if waits and translation is not None else None

@@ -67,7 +67,7 @@ class Forward(NamedTuple):
     rules: str
     remaining: Sequence[Remaining]
     remove_headers: Sequence[str]
-    """Present headers that the route does not strip by itself."""
+    """Those that the route does not strip by itself."""
     now_ms: int
     notes: Sequence[tuple[str, str]] = ()
     """What else the answer's headers shall say: keys of ``ANSWER_HEADERS``, and values."""

@@ -41,7 +41,7 @@ class Peeked(NamedTuple):
 
 class AttemptStarted(NamedTuple):
     """Envoy is about to send attempt ``attempt`` of a request to a cluster: one after the first, or
-    any to a target for which every attempt is made ready apart."""
+    any to a target whose first token is waited for."""
 
     request_id: str
     attempt: int

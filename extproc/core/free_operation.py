@@ -4,7 +4,7 @@ they fail over like any other."""
 from __future__ import annotations
 
 from extproc.core.callers import Caller, Plan
-from extproc.core.gate import Gate, InFlight
+from extproc.core.gate import InFlight
 from extproc.core.generation import Generation
 from extproc.core.holds import Applicable
 from extproc.core.routing import Chain
@@ -19,20 +19,14 @@ def subject_of(caller: Caller, request: InferenceRequest) -> tuple[str, ...]:
     return (*caller.envelope, caller.credential.id, request.model)
 
 
-def remember(
-    gate: Gate,
-    request_id: str,
-    generation: Generation,
-    chain: Chain,
-    caller: Caller,
-    request: InferenceRequest,
-    now_ms: int,
+def entry_of(
+    request_id: str, generation: Generation, chain: Chain, caller: Caller, request: InferenceRequest
 ) -> InFlight:
-    """Keeps what a later attempt has to know, until the request's log entry. No lease ends it if
-    that never comes, so it counts as silent from the beginning."""
+    """What a later attempt has to know, until the request's log entry. No lease ends it if that
+    never comes, so it counts as silent from the beginning."""
     account = Account((), {"model": request.model})
     plan = Plan(_NO_LIMITS, (), account, (), subject_of(caller, request))
-    entry = gate.in_flight[request_id] = InFlight(
+    return InFlight(
         request_id,
         generation,
         request.operation,
@@ -45,5 +39,3 @@ def remember(
         caller,
         False,
     )
-    gate.falls_silent(request_id, now_ms)
-    return entry

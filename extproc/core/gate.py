@@ -33,13 +33,15 @@ from extproc.values.limit import Amounts
 from extproc.wire.usage import Reported
 
 MAX_IN_FLIGHT = 50_000
-"""Requests remembered between admission and settlement, about 1 KB each, without their bodies.
+"""Requests remembered between admission and settlement, about 1 KB each, beside the bodies below.
 Envoy holds far fewer connections; the rest are waiting for a lost access-log entry until their
 lease ends."""
 
 MAX_KEPT_BYTES = 256 * 1024 * 1024
-"""Of bodies kept for a next target, in all; Envoy keeps as much of the same requests. Each is kept
-until its first target answers. With no room for one a request goes without fallbacks."""
+"""Of bodies kept for a next target, each until a target answers; Envoy keeps as much of the same
+requests. With no room for its body a request goes without fallbacks."""
+MAX_KEPT_BYTES_EACH = MAX_KEPT_BYTES // 4
+"""Of them, of one credential: two of the largest bodies, or dozens of an agent's."""
 
 LEASE_MS = 900_000
 """How long a reservation waits for its settlement before it is charged in full. Three times the
@@ -95,9 +97,11 @@ class InFlight:
     """What attempts so far set or removed, as it was before: None where there was none. Envoy keeps
     such changes from one attempt to the next."""
     changed: bool = False
-    """The first attempt left the gateway as its own target takes it."""
+    """The body left the gateway as the first target takes it."""
     kept_body: bytes | None = None
-    """Where it did, and another may follow: the body as the next one begins with it."""
+    """Where it did, and another target may follow: the body as its attempt begins with it."""
+    said_dropped: bool = False
+    """The answer's headers were told that something was left out for a target."""
     over: bool = False
     """The request's own log entry has arrived; attempts may still wait for theirs."""
 
@@ -114,6 +118,7 @@ class Gate:
     """The decision state of one sidecar."""
 
     __slots__ = (
+        "_kept_bytes_of",
         "_silent_since_ms",
         "affinity",
         "breakers",
@@ -149,6 +154,9 @@ class Gate:
         self.workflows = Workflows()
         self.in_flight: dict[str, InFlight] = {}
         self.kept_bytes = 0
+        """Of bodies kept for next targets."""
+        self._kept_bytes_of: dict[str, int] = {}
+        """By credential; those that have any."""
         self.tool_calls: dict[str, OpenCall] = {}
         self.tool_names = ToolNames()
         self.loop_guard = LoopGuard()
@@ -217,20 +225,27 @@ class Gate:
         if self._silent_since_ms:
             self._silent_since_ms.pop(request_id, None)
 
-    def has_room(self, body_bytes: int) -> bool:
-        """Whether a body may be kept."""
-        return self.kept_bytes + body_bytes <= MAX_KEPT_BYTES
-
-    def keep(self, entry: InFlight, body: bytes) -> None:
-        """Keeps a body for the request's next target."""
+    def keep(self, entry: InFlight, body: bytes) -> bool:
+        """Keeps a body for the request's next target; False if there is no room for it."""
+        credential, size = entry.caller.credential.id, len(body)
+        of_credential = self._kept_bytes_of.get(credential, 0) + size
+        if self.kept_bytes + size > MAX_KEPT_BYTES or of_credential > MAX_KEPT_BYTES_EACH:
+            return False
         entry.kept_body = body
-        self.kept_bytes += len(body)
+        self.kept_bytes += size
+        self._kept_bytes_of[credential] = of_credential
+        return True
 
     def let_go(self, entry: InFlight) -> None:
         """No other target will be asked: one answers, or the request is over."""
-        if entry.kept_body is not None:
-            self.kept_bytes -= len(entry.kept_body)
-            entry.kept_body = None
+        if entry.kept_body is None:
+            return
+        credential, size = entry.caller.credential.id, len(entry.kept_body)
+        entry.kept_body = None
+        self.kept_bytes -= size
+        of_credential = self._kept_bytes_of.pop(credential) - size
+        if of_credential:
+            self._kept_bytes_of[credential] = of_credential
 
     def falls_silent(self, request_id: str, now_ms: int) -> None:
         """Nothing of the request is reserved any more, and it is not known to be over."""

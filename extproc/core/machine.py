@@ -35,7 +35,7 @@ from extproc.core.holds import (
     ScopeValues,
 )
 from extproc.core.model_list import model_list
-from extproc.core.outgoing import Outgoing, first_outgoing, leaves_changed, with_room
+from extproc.core.outgoing import first_outgoing
 from extproc.core.routing import Chain, Route
 from extproc.core.translated import edits_at, without_unsayable
 from extproc.core.unserved import no_target, too_long
@@ -409,13 +409,10 @@ class RequestMachine:
             return self._refuse(refusals.unbounded(request))
         return self._reserve(way.chain)
 
-    def _forward(self, granted: Granted) -> Forward:
+    def _forward(self, granted: Granted) -> Forward | Refuse:
         gate, request, chain = self._gate, self._request, self._chain
         chain = self._affordable(chain, granted)
         target = chain.targets[0]
-        changed = leaves_changed(target, self.operation)
-        if changed:
-            chain = with_room(gate, chain, request.body_bytes)
         maximum = None
         if request is not self._asked:
             maximum = request.max_output_tokens
@@ -429,7 +426,7 @@ class RequestMachine:
         attempt = Attempt(
             self.request_id + "/1", target, self._amounts, counted=self._counted or ()
         )
-        entry = gate.in_flight[self.request_id] = InFlight(
+        entry = InFlight(
             self.request_id,
             self._generation,
             self.operation,
@@ -442,23 +439,25 @@ class RequestMachine:
             self._caller,
             maximum is not None and self._asked.max_output_tokens is None,
         )
-        self._counted = None  # the attempt's own from here on
-        gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         inject_usage = needs_usage_injected(request)
         way = self._way
         edits, dropped = edits_at(request, target, None if way is None else way.edits)
+        body = rewrite(request, target.model, maximum, inject_usage, edits)
+        sent = first_outgoing(gate, entry, attempt, body, self._headers.headers, self._now_ms)
+        if isinstance(sent, Refusal):
+            return self._refuse(sent)
+        gate.in_flight[self.request_id] = entry
+        self._counted = None  # the attempt's own from here on
+        gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         notes: Sequence[tuple[str, str]] = ()
+        if sent.dropped:
+            dropped = (*dropped, sent.dropped)
         if granted.degraded or dropped or way is not None or request is not self._asked:
             notes = notes_of(self._asked, request, way, granted.degraded, dropped)
-        sent = Outgoing(rewrite(request, target.model, maximum, inject_usage, edits))
-        if changed:
-            headers = self._headers.headers
-            sent = first_outgoing(gate, entry, attempt, sent.body, headers, self._now_ms)
-            if sent.dropped:
-                notes = (*notes, ("dropped", sent.dropped))
+            entry.said_dropped = bool(dropped)
         self.state = State.DONE
         return Forward(
-            chain,
+            entry.chain,
             self.operation,
             sent.body,
             inject_usage,
@@ -481,18 +480,17 @@ class RequestMachine:
             killed = gate.kills.stops_request(subject, target, request)
             if killed:
                 return self._refuse(refusals.killed(killed))
-        sent = Outgoing(rewrite(request, target.model, None, False, edits_at(request, target)[0]))
-        changed = leaves_changed(target, self.operation)
-        if changed:
-            chain = with_room(gate, chain, request.body_bytes)
-        if len(chain.targets) > 1 or changed or target.first_token_timeout_ms:
-            entry = free_operation.remember(
-                gate, self.request_id, self._generation, chain, self._caller, request, self._now_ms
-            )
-            if changed:
-                attempt = Attempt(self.request_id + "/1", target, NOTHING)
-                headers = self._headers.headers
-                sent = first_outgoing(gate, entry, attempt, sent.body, headers, self._now_ms)
+        body = rewrite(request, target.model, None, False, edits_at(request, target)[0])
+        attempt = Attempt(self.request_id + "/1", target, NOTHING)
+        entry = free_operation.entry_of(
+            self.request_id, self._generation, chain, self._caller, request
+        )
+        sent = first_outgoing(gate, entry, attempt, body, self._headers.headers, self._now_ms)
+        if isinstance(sent, Refusal):
+            return self._refuse(sent)
+        if len(chain.targets) > 1 or target.first_token_timeout_ms:
+            gate.in_flight[self.request_id] = entry
+            gate.falls_silent(self.request_id, self._now_ms)
         self.state = State.DONE
         return Forward(
             chain,

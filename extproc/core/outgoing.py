@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from extproc.core.gate import Attempt, Gate, InFlight
-from extproc.core.routing import Chain
-from extproc.core.translated import Translation, provider_headers
+from extproc.core.translated import Translation, provider_headers, refusal_of
 from extproc.dialects.codec import Context
-from extproc.policy.snapshot import Target
-from extproc.values.dialect import TRANSLATED_OPERATIONS, Operation
+from extproc.dialects.conversation import UntranslatableError
+from extproc.values.dialect import TRANSLATED_OPERATIONS
+from extproc.values.refusal import Refusal
+from extproc.wire.errors import WireError
 from extproc.wire.overrides import overridden
 
 
@@ -31,18 +32,6 @@ class Outgoing(NamedTuple):
     """What translates the answer."""
 
 
-def leaves_changed(target: Target, operation: Operation) -> bool:
-    """Whether a first attempt leaves the gateway as its target takes it. Where its first token is
-    waited for it passes the sidecar once more, and is changed there."""
-    return target.is_asked_otherwise(operation) and not target.first_token_timeout_ms
-
-
-def with_room(gate: Gate, chain: Chain, body_bytes: int) -> Chain:
-    """The chain of a request whose body changes; without fallbacks when too much is kept for
-    others'."""
-    return chain if gate.has_room(body_bytes) else chain.without(chain.targets[1:])
-
-
 def first_outgoing(
     gate: Gate,
     entry: InFlight,
@@ -50,12 +39,26 @@ def first_outgoing(
     body: bytes,
     headers: Iterable[tuple[str, bytes]],
     now_ms: int,
-) -> Outgoing:
-    """The first attempt. The next one, if there is any, begins with what this one did."""
-    entry.changed = attempt.staged = True
-    if len(entry.chain.targets) > 1:
-        gate.keep(entry, body)
-    return outgoing(entry, attempt, body, headers, now_ms)
+) -> Outgoing | Refusal:
+    """The first attempt, of a request that is not in flight yet. Where its body changes, the next
+    one begins with what this one did, which is kept; without room for it there is no next one.
+
+    A target whose first token is waited for is left as it is: its attempts pass the sidecar once
+    more, and are changed there.
+    """
+    target = attempt.target
+    if target.first_token_timeout_ms or not target.is_asked_otherwise(entry.operation):
+        return Outgoing(body)
+    try:
+        sent = outgoing(entry, attempt, body, headers, now_ms)
+    except (UntranslatableError, WireError) as error:
+        return refusal_of(error)
+    attempt.staged = True
+    if sent.body is not body:
+        entry.changed = True
+        if len(entry.chain.targets) > 1 and not gate.keep(entry, body):
+            entry.chain = entry.chain.without(entry.chain.targets[1:])
+    return sent
 
 
 def outgoing(
@@ -69,10 +72,10 @@ def outgoing(
     the headers as they are on their way.
 
     The attempt and its request remember what is needed for the answer and for a next attempt.
-    Raises ``UntranslatableError`` and ``WireError``, which admission asked of the same code before.
+    Raises ``UntranslatableError`` and ``WireError``.
     """
     operation, target = entry.operation, attempt.target
-    arrived = _callers(entry, headers)
+    arrived = callers_headers(entry, headers)
     path = dropped = ""
     translation = None
     changed: dict[str, str] = {}
@@ -82,7 +85,7 @@ def outgoing(
         context = Context(entry.request_id, now_ms // 1000, asked_model)
         translation = Translation(attempt, operation, body, context, provider_headers(arrived))
         attempt.translation = translation
-        body, path, dropped = translation.request.body, translation.path, translation.dropped
+        body, path, dropped = translation.written_body(), translation.path, translation.dropped
         changed.update(translation.headers)
     overrides = target.overrides
     if overrides is not None:
@@ -94,8 +97,8 @@ def outgoing(
     return Outgoing(body, path, set_headers, gone, dropped, translation)
 
 
-def _callers(entry: InFlight, headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
-    """The headers without what earlier attempts changed."""
+def callers_headers(entry: InFlight, headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
+    """The headers of an attempt on its way, without what earlier attempts changed."""
     arrived = {name: value.decode("latin-1") for name, value in headers}
     for name, value in (entry.sent_headers or {}).items():
         if value is None:

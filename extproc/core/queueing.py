@@ -117,10 +117,10 @@ class QueueingMachine(RequestMachine):
         if self._waiter is not None:
             self._gate.waiting.leave(self._waiter, how)
 
-    def _forward(self, granted: Granted) -> Forward:
+    def _forward(self, granted: Granted) -> Forward | Refuse:
         command = super()._forward(granted)
         waiter = self._waiter
-        if waiter is None:
+        if waiter is None or isinstance(command, Refuse):
             return command
         self._leave(Left.SERVED)
         waited = ("queued", str(self._now_ms - waiter.since_ms))

@@ -47,6 +47,7 @@ def request_ended(gate: Gate, event: RequestEnded) -> list[EndCommand]:
     if entry is None:
         return call_ended(gate, event)
     entry.over = True
+    gate.let_go(entry)
     commands: list[EndCommand] = []
     if event.attempts == 0:
         # Envoy never began an attempt: whatever was reserved was not sent.

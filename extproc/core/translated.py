@@ -167,6 +167,12 @@ class Translation:
         """Makes who reads the answer too, and keeps nothing of it."""
         self._answer = self.another_reader()
 
+    def written_body(self) -> bytes:
+        """The request's body, to be sent; it is not kept with the answer's translation."""
+        body = self.request.body
+        self.request = self.request._replace(body=b"")
+        return body
+
     @property
     def path(self) -> str:
         """With query string."""

@@ -89,6 +89,9 @@ class Call:
         if faults.redirect:
             self._fail(302)
             return web.Response(status=302, headers={"location": "/elsewhere"})
+        if faults.empty:
+            self._fail(faults.status or 200)
+            return web.Response(status=self.status, headers=headers)
         if faults.html_error:
             self._fail(faults.status or 503)
             return web.Response(
@@ -182,7 +185,8 @@ class Call:
     def _book(self) -> None:
         """Refused before work: nothing. Otherwise input and what was produced, or everything."""
         answer = self.answer
-        refused = self.state == "failed" and (self.status != 200 or self.faults.error_200)
+        nothing = self.faults.error_200 or self.faults.empty
+        refused = self.state == "failed" and (self.status != 200 or nothing)
         everything = self.faults.bill_after_disconnect or self.state == "completed"
         output = answer.output_tokens if everything else self.produced
         counts = {

@@ -58,6 +58,7 @@ class Faults:
     error_200: bool = False
     html_error: bool = False
     redirect: bool = False
+    empty: bool = False
     gzip: bool = False
     split_bytes: int = 0
     crlf: bool = False

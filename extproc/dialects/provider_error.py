@@ -51,6 +51,7 @@ def error_in(body: bytes) -> Any:
 
 
 def in_plain_words(status: int, kind: str, error: object, body: bytes) -> ProviderError:
-    """An error that is no object: its text, or the whole body as it came."""
+    """An error that is no object: its text, the whole body as it came, or that there was none."""
     text = error if isinstance(error, str) else body.decode("utf-8", "replace")
+    text = text if text.strip() else f"The provider answered with status {status} and no message."
     return ProviderError(status, kind, text[:MAX_MESSAGE_CHARACTERS])

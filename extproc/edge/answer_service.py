@@ -123,12 +123,23 @@ class AnswerService:
         if encoding not in _PLAIN and (status < 300 or answer.dialect is None):
             self._unreadable(stream, answer, "it is compressed, though nobody asked for that")
             return
+        if headers.end_of_stream and answer.dialect is not None:
+            self._no_body(stream, answer, status, seen)
+            return
         answer.held.append(codec.encode_answer_headers(seen))
         if headers.end_of_stream:
             self._let_go(stream, answer, end=True)
         else:
             loop = asyncio.get_running_loop()
             answer.alarm = loop.call_later(HELD_S, self._let_go, stream, answer)
+
+    def _no_body(self, stream: Stream, answer: _Answer, status: int, content_type: str) -> None:
+        """Headers were all: no answer, or an error of which only the status is known."""
+        if status < 300:
+            self._unreadable(stream, answer, "it is empty")
+        else:
+            written = answer.translation.on_body(b"", end=True)
+            stream.send(codec.encode_empty_error(content_type, written), end=True)
 
     def _body(self, stream: Stream, piece: pb.HttpBody, answer: _Answer) -> None:
         end = piece.end_of_stream

@@ -326,6 +326,17 @@ def encode_answer_headers(content_type: str) -> bytes:
     return _field(2, _field(1, _field(2, mutation)))
 
 
+def encode_empty_error(content_type: str, body: bytes) -> bytes:
+    """The headers of a translated error that came without a body, and the body it is given."""
+    mutation = _set_header(TRANSLATED_HEADER, b"1") + _set_header(
+        "content-type", content_type.encode()
+    )
+    replaced = (
+        b"\x08\x01" + _field(2, mutation) + _field(3, _field(1, body))
+    )  # CONTINUE_AND_REPLACE
+    return _field(2, _field(1, replaced))
+
+
 def encode_let_go() -> bytes:
     """The headers of an answer that was held back, as they are."""
     return _field(2, _field(1, b""))

@@ -211,9 +211,24 @@ class _DecidingService(_Service):
             if outcome.degraded:
                 self._sidecar.metrics.degraded += 1
                 self._sidecar.metrics.degraded_micro_usd += command.amounts[Unit.MICRO_USD]
+            if isinstance(machine, QueueingMachine):
+                return self._granted(machine, command, outcome)
         else:
             self._sidecar.gate.watched.denied(outcome.standings, command.amounts)
         return machine.on_reserved(Reserved(outcome, command.now_ms))
+
+    def _granted(self, machine: QueueingMachine, command: Reserve, granted: Granted) -> Command:
+        """What leaves the listener. What does not after all is in no log, so its reservation ends
+        here."""
+        following: Command | None = None
+        try:
+            following = machine.on_reserved(Reserved(granted, command.now_ms))
+            return following
+        finally:
+            if not isinstance(following, Forward):
+                now_ms = self._sidecar.clock.now_ms()
+                self._sidecar.ledger.release(command.reservation_id, now_ms, "not sent")
+                self._sidecar.queue.freed(command.account.holds)
 
     def _answer(self, stream: Stream, command: Verdict) -> None:
         metrics = self._sidecar.metrics
@@ -332,11 +347,11 @@ class RequestService(_DecidingService):
 
 class AttemptService(_DecidingService):
     """ext_proc on a wrapper cluster: one stream per attempt after the first, and per attempt at
-    targets for which every one is made ready, or whose answers are read."""
+    targets whose first token is waited for."""
 
     def message(self, stream: Stream, data: bytes) -> None:
-        """Headers, then the body as the first attempt's decision left it; of some attempts then the
-        answer, in pieces."""
+        """Headers, then the body as the first attempt left it; of some attempts then the answer, in
+        pieces."""
         message = _parse_request(data)
         phase = _phase(message)
         if phase == "request_headers" and stream.state is None:

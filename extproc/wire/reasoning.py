@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from extproc.values.dialect import Operation
 from extproc.wire.errors import WireError
 from extproc.wire.inference_request import InferenceRequest
@@ -16,7 +18,7 @@ from extproc.wire.json_object import JsonObject, split_object
 MIN_THINKING_TOKENS = 1_024
 """Anthropic's own least budget; it refuses a smaller one."""
 
-LOW_EFFORTS = (b'"none"', b'"minimal"', b'"low"')
+LOW_EFFORTS = ("none", "minimal", "low")
 """Efforts that are not lowered any further."""
 
 Edits = Mapping[str, bytes]
@@ -29,6 +31,8 @@ SAID_OF_EDITS = {
     "thinking": f"thinking_budget_tokens={MIN_THINKING_TOKENS}",
 }
 """What the caller is told of each field that is changed here."""
+
+_decode_text = msgspec.json.Decoder(str).decode
 
 
 def thinking_budget_tokens(request: InferenceRequest) -> int:
@@ -52,12 +56,12 @@ def less_effort(request: InferenceRequest) -> Edits:
     does not know the field is not sent it, or is that low already."""
     if request.operation is Operation.CHAT_COMPLETIONS:
         effort = request.body.raw("reasoning_effort")
-        if effort is None or effort == b"null" or effort in LOW_EFFORTS:
+        if effort is None or effort == b"null" or _text(effort) in LOW_EFFORTS:
             return NO_EDITS
         return {"reasoning_effort": b'"low"'}
     if request.operation is Operation.RESPONSES:
         reasoning = _object(request, "reasoning")
-        if reasoning is None or reasoning.raw("effort") in LOW_EFFORTS:
+        if reasoning is None or _text(reasoning.raw("effort")) in LOW_EFFORTS:
             return NO_EDITS
         return {"reasoning": reasoning.patched({"effort": b'"low"'})}
     return NO_EDITS
@@ -68,9 +72,17 @@ def _thinking(request: InferenceRequest) -> JsonObject | None:
     if request.operation is not Operation.MESSAGES:
         return None
     thinking = _object(request, "thinking")
-    if thinking is None or thinking.raw("type") != b'"enabled"':
+    if thinking is None or _text(thinking.raw("type")) != "enabled":
         return None
     return thinking
+
+
+def _text(raw: bytes | None) -> str:
+    """A string, however it is escaped; empty for what is none."""
+    try:
+        return _decode_text(raw or b"")
+    except msgspec.DecodeError:
+        return ""
 
 
 def _object(request: InferenceRequest, key: str) -> JsonObject | None:

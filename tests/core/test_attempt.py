@@ -314,3 +314,21 @@ def test_a_later_attempt_opens_no_longer_context_than_its_provider_is_reserved_f
     machine = AttemptMachine(home.gate, AttemptStarted("r1", 2, cluster, home.extra))
     command = machine.on_body(first.body, NOW)
     assert isinstance(command, Refuse) is beta.startswith(b"context")
+
+
+def test_a_longer_context_that_the_first_target_was_not_asked_for_comes_back_and_is_seen() -> None:
+    home = World(
+        "name: m\ntype: gateway-load-balancing-config\nrules:\n"
+        "  - {id: r, target: {provider: openai, model: gpt-4.1}, "
+        "headers_override: {remove: [anthropic-beta]}}\n"
+        "fallbacks: [{provider: anthropic, model: claude-sonnet-4-5}]\n---\n"
+        "name: b\ntype: gateway-budget-config\nbudgets:\n"
+        "  - {id: claude, when: {providers: [anthropic]}, ceiling_usd: 99, window: 1d}\n"
+    )
+    home.extra = [("anthropic-beta", b"context-1m-2025-08-07")]
+    body = chat(model="m", messages=[{"role": "user", "content": "word " * 50_000}])
+    first = home.ask(body)
+    assert isinstance(first, Forward)
+    assert "anthropic-beta" in first.remove_headers
+    # As Envoy has it by then: without the header.
+    assert isinstance(home.attempt(first, 1), Refuse)

@@ -48,6 +48,22 @@ rules:
     headers_override: {set: {x-team: search}, remove: [x-debug]}
 fallbacks:
   - {provider: openai, model: gpt-4o-mini}
+---
+name: headers-only
+type: gateway-load-balancing-config
+rules:
+  - id: h
+    target: {provider: openai, model: gpt-4o}
+    headers_override: {set: {x-team: search}}
+fallbacks:
+  - {provider: openai, model: gpt-4o-mini}
+---
+name: holder
+type: gateway-load-balancing-config
+rules:
+  - id: g
+    target: {provider: openai, model: gpt-4o}
+    override_params: {generationConfig: {topK: 1}}
 """
 
 
@@ -164,12 +180,65 @@ def test_a_silent_request_keeps_nothing_for_ever(world: World) -> None:
 def test_without_room_a_request_goes_without_fallbacks(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate_module, "MAX_KEPT_BYTES", 300)
+    monkeypatch.setattr(gate_module, "MAX_KEPT_BYTES_EACH", 300)
     assert len(ask(world, "claude").chain.targets) == 2
+    kept = world.gate.kept_bytes
     second = ask(world, "claude", user="u" * 300)
     assert len(second.chain.targets) == 1
+    assert len(world.gate.in_flight["r2"].chain.targets) == 1
     assert json.loads(second.body)["model"] == "claude-haiku-4-5"
-    world.end()
-    world.requests = 1
-    world.end()
+    assert world.gate.kept_bytes == kept
+    monkeypatch.setattr(gate_module, "MAX_KEPT_BYTES_EACH", 10_000)
+    assert len(ask(world, "claude").chain.targets) == 2
+    monkeypatch.setattr(gate_module, "MAX_KEPT_BYTES", 300)
+    assert len(ask(world, "claude").chain.targets) == 1
+    for world.requests in (1, 2, 3, 4):
+        world.end()
     assert world.gate.kept_bytes == 0
+    assert len(ask(world, "claude").chain.targets) == 2
+
+
+def test_headers_alone_keep_no_body(world: World) -> None:
+    first = ask(world, "headers-only")
+    assert dict(first.set_headers) == {"x-team": "search"}
+    assert world.gate.kept_bytes == 0
+    goes_on(world, 100)
+    sent = world.attempt(first, 1)
+    assert isinstance(sent, SendAttempt)
+    assert sent.headers == ()
+    assert sent.remove_headers == ("x-team",)
+
+
+def test_what_was_sent_is_not_kept_with_what_reads_its_answer(world: World) -> None:
+    ask(world, "claude-alone")
+    translation: Any = world.gate.in_flight["r1"].attempts[1].translation
+    assert translation.request.body == b""
+    assert translation.on_headers(200, "application/json") == "application/json"
+
+
+def test_a_request_that_is_over_keeps_nothing_though_an_attempts_entry_is_missing(
+    world: World,
+) -> None:
+    first = ask(world, "claude")
+    assert isinstance(world.attempt(first, 1), SendAttempt)
+    world.end(attempts=2)
+    assert "r1" in world.gate.in_flight
+    assert world.gate.kept_bytes == 0
+
+
+def test_a_request_that_cannot_be_changed_is_refused_and_nothing_is_left_of_it(
+    world: World,
+) -> None:
+    refused = world.ask(chat(model="holder", generationConfig="x"))
+    assert isinstance(refused, Refuse)
+    assert refused.refusal.status == 400
+    assert not world.gate.in_flight
+    assert world.gate.kept_bytes == 0
+
+
+def test_what_one_target_lacked_is_not_said_of_the_next(world: World) -> None:
+    first = ask(world, "claude", seed=7)
+    assert ("dropped", "seed") in first.notes
+    sent = world.attempt(first, 1)
+    assert isinstance(sent, SendAttempt)
+    assert sent.notes == (("dropped", ""),)

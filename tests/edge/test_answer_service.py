@@ -232,9 +232,35 @@ async def test_nothing_is_sent_to_who_left(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @in_a_loop
-async def test_headers_without_a_body_go_on() -> None:
+async def test_F53_an_answer_without_a_body_is_none() -> None:
     rig = Rig()
     rig.headers(end=True)
+    assert rig.stream.phases == ["immediate_response"]
+    assert rig.metrics.untranslatable_answers == 1
+    assert rig.world.gate.in_flight["r1"].attempts[1].answered
+
+
+@in_a_loop
+async def test_F53_an_error_without_a_body_is_given_one() -> None:
+    rig = Rig()
+    rig.headers(end=True, status=b"529")
+    (message,) = rig.stream.sent
+    response = message.response_headers.response
+    assert response.status == response.CONTINUE_AND_REPLACE
+    assert "529" in json.loads(response.body_mutation.body)["error"]["message"]
+    assert [each.header.key for each in response.header_mutation.set_headers] == [
+        "x-tw-translated",
+        "content-type",
+    ]
+    assert rig.stream.ended
+
+
+@in_a_loop
+async def test_a_list_without_a_body_goes_on() -> None:
+    rig = Rig()
+    server = snapshot(more=TOOLS).mcp_servers["docs"]
+    rig.world.gate.listings["r2"] = ToolFilter(server, None)
+    rig.headers("r2", end=True)
     assert rig.stream.phases == ["response_headers"]
     assert rig.stream.ended
 

@@ -65,6 +65,16 @@ def test_a_forward_says_where_to_go_and_in_which_order() -> None:
     assert codec.encode_forward(command) == codec.encode_forward(command)
 
 
+def test_a_request_that_leaves_changed_has_a_path_and_headers_of_its_own() -> None:
+    command = forward(path="/v1/messages?beta=true", set_headers=[("anthropic-version", "1\r\n2")])
+    mutation = decoded(command).request_body.response.header_mutation
+    # Envoy sets them in this order: the last path is the one that counts.
+    paths = [o.header.raw_value for o in mutation.set_headers if o.header.key == ":path"]
+    assert paths[-1] == b"/v1/messages?beta=true"
+    assert b"\n" not in headers(mutation)["anthropic-version"]
+    assert headers(mutation)[":authority"] == b"127.0.0.1:9"
+
+
 @pytest.mark.parametrize(
     ("hold_ms", "seconds"), [(1, 6), (1_000, 6), (1_001, 7), (60_000, 65), (10**9, 65)]
 )

@@ -13,7 +13,7 @@ from fake_stream import FakeStream
 from gateway import KEY, chat
 from world import compiled
 
-from extproc.core.gate import Gate
+from extproc.core.gate import LEASE_MS, Gate
 from extproc.core.generation import Generation
 from extproc.edge.clock import Clock
 from extproc.edge.services import RequestService, Sidecar
@@ -128,6 +128,41 @@ class Rig:
         (answer,) = self.stream.sent
         document = json.loads(answer.immediate_response.body)
         return str(document["error"]["code"])
+
+
+HOLDER = """
+name: holder
+type: gateway-load-balancing-config
+rules:
+  - id: g
+    target: {provider: openai, model: gpt-4o}
+    override_params: {generationConfig: {topK: 1}}
+---
+name: b
+type: gateway-budget-config
+budgets: [{id: all, ceiling_usd: 1, window: daily}]
+"""
+
+
+@pytest.mark.parametrize("fault", ["refused", "broken"])
+def test_what_is_granted_and_does_not_leave_is_given_back(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = MemoryLedger()
+    gate = Gate(Generation(compiled(HOLDER)))
+    service, stream = RequestService(Sidecar(gate, ledger, Clock(), Random(1))), FakeStream()
+    if fault == "broken":
+
+        def breaks(*_: Any) -> Any:
+            raise ValueError
+
+        monkeypatch.setattr("extproc.core.machine.rewrite", breaks)
+    service.message(stream, headers("/v1/chat/completions", False))
+    service.message(stream, body(model="holder", generationConfig="x"))
+    refused = stream.sent[-1].immediate_response
+    assert refused.status.code == (400 if fault == "refused" else 503)
+    assert not gate.in_flight
+    assert ledger.expire(Clock().now_ms() + 2 * LEASE_MS) == []
 
 
 def test_counters_that_are_elsewhere_are_waited_for() -> None:

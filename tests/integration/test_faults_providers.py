@@ -297,6 +297,23 @@ def test_F53_an_error_with_status_200_is_no_answer_and_is_charged(
     assert since.asked == [model]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [0, 400, 503])
+def test_F53_an_answer_without_a_body_is_an_error_in_the_callers_dialect(
+    gateway: Gateway, status: int, stream: bool
+) -> None:
+    gateway.faults("lie-foreign", empty=True, status=status)
+    since = Since(gateway)
+    answer = gateway.post(ask("lie-foreign-alone", stream=stream))
+    assert answer.status_code == (status or 503)
+    assert answer.headers["content-type"] == "application/json"
+    said = answer.json()["error"]["message"]
+    assert f"status {status}" in said if status else "could not be read" in said
+    settled, billed = since.money
+    assert billed == 0
+    assert (settled > 0) is (status == 0)  # an answer of nothing may have cost something
+
+
 @pytest.mark.parametrize("wait", WAITS)
 def test_F53_what_a_provider_says_about_waiting_is_clamped_for_the_client(
     gateway: Gateway, wait: str

@@ -188,6 +188,21 @@ def test_of_a_chain_the_targets_are_asked_that_can_take_the_request(
     assert billed == settled > 0
 
 
+def test_what_one_target_lacked_is_not_said_of_the_one_that_answered(
+    gateway: Gateway, chat: openai.OpenAI
+) -> None:
+    create = chat.chat.completions.with_raw_response.create
+    sent = create(model="chain", messages=HI, seed=7)
+    assert sent.headers["x-tfy-resolved-model"] == "anthropic/claude-haiku-4-5"
+    assert sent.headers["x-tfy-dropped"] == "seed"
+    gateway.faults("anthropic", status=503)
+    gateway.faults("openai", keep_bodies=True)
+    sent = create(model="chain", messages=HI, seed=7)
+    assert sent.headers["x-tfy-resolved-model"] == "openai/gpt-4o-mini"
+    assert "x-tfy-dropped" not in sent.headers
+    assert json.loads(gateway.bill()[-1]["body"])["seed"] == 7
+
+
 def test_embeddings_have_no_translation(chat: openai.OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as refused:
         chat.embeddings.create(model="claude", input="hi")

@@ -18,11 +18,23 @@ from fake_provider import Billed, Provider
 from schedule import Schedule, Step
 from transport import Process, SimStream
 
-from extproc.envoy.ext_proc import ATTEMPT_HEADER, CLUSTER_ATTRIBUTE, MESSAGE_TIMEOUT_S
+from extproc.envoy.ext_proc import (
+    ATTEMPT_HEADER,
+    CLUSTER_ATTRIBUTE,
+    DETAILS_ATTRIBUTE,
+    MESSAGE_TIMEOUT_S,
+    REQUEST_ID_ATTRIBUTE,
+)
 from extproc.envoy.routes import RETRIABLE_STATUS_CODES
 from extproc.pb import extproc_pb2 as pb
 from extproc.values.dialect import Dialect
-from extproc.values.wire_names import ATTEMPT_LOG, METADATA, REQUEST_LOG, USAGE_METADATA
+from extproc.values.wire_names import (
+    ATTEMPT_LOG,
+    METADATA,
+    REQUEST_LOG,
+    TRANSLATED_HEADER,
+    USAGE_METADATA,
+)
 
 LOG_FLUSH_MS = 20
 MAX_TOKENS = (1, 50, 300, 1_000, 3_000)
@@ -43,6 +55,8 @@ class Attempt:
     ending: str = ""
     status: int = 0
     flags: tuple[str, ...] = ()
+    dialect: Dialect = Dialect.OPENAI
+    """Of the provider's API that it is sent to."""
     log_heard_by: int = 0
     """The process (by its serial number) that took in this attempt's own entry."""
     log_heard_ms: int = 0
@@ -70,6 +84,7 @@ class Call:
     chain: list[str] = field(default_factory=list)
     retries: int = 0
     forwarded: bytes = b""
+    path: str = ""
     attempts: list[Attempt] = field(default_factory=list)
     stream: SimStream | None = None
     timer: Step | None = None
@@ -78,6 +93,10 @@ class Call:
     log_heard_ms: int = 0
     held: bool = False
     """The sidecar asked for more time than a message usually gets."""
+    asks_answer: bool = False
+    """Its answer passes the sidecar."""
+    details: str = ""
+    """Why the answer is not its provider's."""
     over: bool = False
     left: bool = False
 
@@ -193,7 +212,14 @@ class FakeEnvoy:
             self._deliver(call, message)
         elif call.stage == "attempt body" and answer.HasField("request_body") and end:
             common = answer.request_body.response
+            for option in common.header_mutation.set_headers:
+                if option.header.key == ":path":
+                    call.path = option.header.raw_value.decode()
             self._send(call, call.attempts[-1], common.body_mutation.body)
+        elif call.stage == "answer":
+            if answer.HasField("response_headers") and not end:
+                return
+            self._attempt_over(call, call.attempts[-1], call.attempts[-1].ending, 200)
         elif not answer.ListFields() or end:
             self._watch.passed_undecided(call)
             self._local_reply(call, "wrong answer", 500)
@@ -210,6 +236,10 @@ class FakeEnvoy:
         document = json.loads(immediate.body)
         code = document["error"]["metadata"]["code"]
         self._schedule.note(f"refused {code}")
+        if call.stage == "answer":
+            call.details = immediate.details
+            self._answer_lost(call)
+            return
         if call.stage.startswith("attempt"):
             # Terminal, and Envoy does not try again.
             self._attempt_over(call, call.attempts[-1], f"refused {code}", immediate.status.code)
@@ -221,6 +251,10 @@ class FakeEnvoy:
             return
         if call.timer is not None:
             call.timer.cancel()
+        if call.stage == "answer":
+            call.details = "ext_proc_error"
+            self._answer_lost(call)
+            return
         if call.attempts:
             self._attempt_over(call, call.attempts[-1], verdict, status)
             return
@@ -241,7 +275,8 @@ class FakeEnvoy:
                 self._finish(call, 0, ("downstream_connection_termination",))
             return
         attempt = call.attempts[-1]
-        self._bill_more(attempt, self._draw.random() < self._mix["bills_after_disconnect"])
+        if call.stage != "answer":  # there the provider is done
+            self._bill_more(attempt, self._draw.random() < self._mix["bills_after_disconnect"])
         attempt.ending = attempt.ending or "client left"
         flags = ("downstream_connection_termination",)
         if attempt.sent_to is not None and self._draw.random() < 0.5:
@@ -262,6 +297,8 @@ class FakeEnvoy:
             for option in common.header_mutation.set_headers
         }
         call.forwarded = common.body_mutation.body
+        call.asks_answer = TRANSLATED_HEADER in headers
+        call.path = headers[":path"]
         assert int(headers["content-length"]) == len(call.forwarded)
         call.retries = int(headers["x-envoy-max-retries"])
         call.chain = [
@@ -311,6 +348,7 @@ class FakeEnvoy:
         call.stage = "upstream"
         call.stream = None
         self._watch.sent(call, attempt)
+        attempt.dialect = Dialect.ANTHROPIC if call.path.endswith("/messages") else Dialect.OPENAI
         billed = self._provider.receive(
             call.request_id, attempt.number, attempt.target, call.variant, body
         )
@@ -387,7 +425,50 @@ class FakeEnvoy:
             call.usage = usage_reports.lie(call.dialect, self._draw)
         else:
             call.usage = usage_reports.final(call.dialect, *counts, stream=ending == "stream")
-        self._attempt_over(call, attempt, ending, 200)
+        if call.asks_answer:
+            translated = attempt.dialect is not call.dialect
+            if translated and ending != "lie":
+                document = usage_reports.document(attempt.dialect, *counts)
+            else:
+                document = b"{}"
+            if translated:
+                call.usage = {}  # as Envoy would find it in our writing
+            self._pass_answer(call, attempt, ending, document)
+        else:
+            self._attempt_over(call, attempt, ending, 200)
+
+    def _pass_answer(self, call: Call, attempt: Attempt, ending: str, document: bytes) -> None:
+        """The answer passes the sidecar: headers and body together."""
+        process: Process | None = self._sidecar.process
+        call.stage, attempt.ending = "answer", ending
+        if process is None:
+            self._local_reply(call, "no sidecar", 503)
+            return
+        stream = call.stream = process.answers.open(
+            lambda data, end: self._answered(call, data, end),
+            lambda: self._local_reply(call, "stream failed", 503),
+        )
+        message = pb.ProcessingRequest()
+        fields = message.attributes["envoy.filters.http.ext_proc"].fields
+        fields[REQUEST_ID_ATTRIBUTE].string_value = call.request_id
+        fields[DETAILS_ATTRIBUTE].string_value = "via_upstream"
+        add = message.response_headers.headers.headers.add
+        add(key=":status", raw_value=b"200")
+        add(key="content-type", raw_value=b"application/json")
+        self._deliver(call, message)
+        message = pb.ProcessingRequest()
+        message.response_body.body = document
+        message.response_body.end_of_stream = True
+        stream.deliver(message.SerializeToString())
+
+    def _answer_lost(self, call: Call) -> None:
+        """The provider answered, and the client gets an error of the gateway's."""
+        attempt = call.attempts[-1]
+        # What was billed above what was asked for, nobody has heard of then.
+        attempt.ending = "lie" if attempt.ending in ("lie", "overrun") else "answer lost"
+        attempt.status, call.usage = 503, {}
+        self._schedule.note("answer lost")
+        self._finish(call, 503, ())
 
     def _attempt_over(
         self, call: Call, attempt: Attempt, ending: str, status: int, flags: tuple[str, ...] = ()
@@ -419,6 +500,7 @@ class FakeEnvoy:
         common = entry.common_properties
         common.stream_id = call.request_id
         common.upstream_request_attempt_count = attempts
+        entry.response.response_code_details = call.details
         for flag in flags:
             setattr(common.response_flags, flag, True)
         if status:
@@ -479,7 +561,8 @@ class FakeEnvoy:
                 if call.stream is not None:
                     call.stream.reset()
                 if call.attempts:
-                    self._bill_more(call.attempts[-1], self._draw.random() < 0.5)
+                    if call.stage != "answer":
+                        self._bill_more(call.attempts[-1], self._draw.random() < 0.5)
                     call.attempts[-1].ending = "envoy died"
         for entries in self._logs.values():
             entries.clear()

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import sim_policy
+from books import Violation
 
 HIDDEN_TOKENS = 600
 """The most that a provider adds to a prompt: below what the gateway promises to cover."""
@@ -53,6 +54,8 @@ class Provider:
         document: dict[str, Any] = json.loads(body)
         provider, _, model = target.partition("/")
         assert document["model"] == model, (document["model"], target)
+        if ("temperature" in document) is not (target == sim_policy.OVERRIDDEN):
+            raise Violation(f"another's request reached {target}: {document}")
         asked = document.get("max_completion_tokens", document.get("max_tokens", 0))
         # One token in the body needs at least one byte.
         spoken = self.draw.randint(len(body) // 6, len(body))

@@ -100,6 +100,16 @@ def i4_ends_within_its_lease(world: Simulation) -> None:
             raise Violation(f"I4: {booked.id} is still open after its lease")
 
 
+def kept_bodies_are_counted(world: Simulation) -> None:
+    """What is kept for next targets is what the bound is held against."""
+    for sidecar in world.sidecars:
+        if sidecar.process is not None:
+            gate = sidecar.process.sidecar.gate
+            kept = sum(len(entry.kept_body or b"") for entry in gate.in_flight.values())
+            if gate.kept_bytes != kept:
+                raise Violation(f"kept: {kept} bytes, counted as {gate.kept_bytes}")
+
+
 # -- in the end -----------------------------------------------------------------------------------
 
 
@@ -203,7 +213,11 @@ def i12_converges(world: Simulation) -> None:
                 raise Violation(f"I12: {reserved} is reserved on {key} {value} by nobody")
 
 
-AFTER_EVERY_STEP = (i3_each_end_is_the_only_one, i2_within_ceilings)
+AFTER_EVERY_STEP = (
+    i3_each_end_is_the_only_one,
+    i2_within_ceilings,
+    kept_bodies_are_counted,
+)
 IN_THE_END = (
     i4_ends_within_its_lease,
     i3_everything_has_ended,

@@ -18,6 +18,8 @@ PRICES = {
     ("beta", "tiny"): (100_000, 400_000),
 }
 """Micro-USD per million input and output tokens, by provider and model."""
+OVERRIDDEN = "beta/small"
+"""The target whose requests get another temperature, and nobody else's."""
 VARIANTS = 4
 DEFAULT_OUTPUT_TOKENS = 1_000
 
@@ -48,7 +50,8 @@ name: fast
 type: gateway-load-balancing-config
 rules:
   - {id: a, weight: 70, target: {provider: alpha, model: small}, timeout_ms: 8000}
-  - {id: b, weight: 30, target: {provider: beta, model: small}, timeout_ms: 8000}
+  - {id: b, weight: 30, target: {provider: beta, model: small}, timeout_ms: 8000,
+     override_params: {temperature: 0}}
 fallbacks:
   - {provider: alpha, model: large, timeout_ms: 8000}
   - {provider: beta, model: tiny, timeout_ms: 8000}

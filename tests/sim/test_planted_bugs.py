@@ -13,6 +13,7 @@ from simulation import PEACE, Simulation
 from extproc.core import refusals, settlement
 from extproc.core.attempt import AttemptMachine
 from extproc.core.commands import Release, Reserve, SendAttempt
+from extproc.core.events import Reserved
 from extproc.core.gate import Gate
 from extproc.core.machine import RequestMachine
 from extproc.edge import codec
@@ -214,7 +215,29 @@ def refuses_after_reserving(patch: pytest.MonkeyPatch) -> None:
             return self._refuse(refusals.INVALID_CREDENTIAL)
         return command
 
+    def believes(_: Any, machine: Any, command: Reserve, granted: Granted) -> Any:
+        return machine.on_reserved(Reserved(granted, command.now_ms))
+
     patch.setattr(RequestMachine, "on_reserved", refuses)
+    patch.setattr(RequestService, "_granted", believes)
+
+
+def keeps_every_body(patch: pytest.MonkeyPatch) -> None:
+    """A request that is over is still counted among those whose bodies are kept."""
+    patch.setattr(Gate, "let_go", lambda self, entry: None)
+
+
+def begins_with_what_left(patch: pytest.MonkeyPatch) -> None:
+    """A later attempt begins with what was made of the request for the first target."""
+    on_body = AttemptMachine.on_body
+
+    def forgets(self: Any, body: bytes, now_ms: int) -> Any:
+        entry = self._gate.in_flight.get(self._event.request_id)
+        if entry is not None:
+            entry.changed = False
+        return on_body(self, body, now_ms)
+
+    patch.setattr(AttemptMachine, "on_body", forgets)
 
 
 BUGS: list[tuple[Plant, str, dict[str, float]]] = [
@@ -237,6 +260,8 @@ BUGS: list[tuple[Plant, str, dict[str, float]]] = [
     (loses_a_log_batch, "I5", PEACE),
     (keeps_the_dead, "I12", {**FAILING, "lost_logs": 0.5}),
     (refuses_after_reserving, "I6", PEACE),
+    (keeps_every_body, "kept", PEACE),
+    (begins_with_what_left, "another's", FAILING),
 ]
 
 

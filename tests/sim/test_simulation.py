@@ -54,7 +54,7 @@ def test_what_can_happen_does_happen(sim_folder: Path) -> None:
         *ENDINGS, "forward", "client left", "envoy died", "no sidecar", "stream failed",
         "message timeout", "refused budget_exceeded", "refused rate_limit_exceeded",
         "refused store_unavailable", "refused no_healthy_target", "remote", "reloaded",
-        "settled", "released", "expired", "lost",
+        "settled", "released", "expired", "lost", "answer lost",
     }  # fmt: skip
     assert expected <= set(seen), expected - set(seen)
     assert {"before flush", "after flush", "before a message", "read", "callback"} <= died

@@ -12,6 +12,7 @@ from typing import Any
 
 from schedule import ProcessLoop, Schedule
 
+from extproc.edge.answer_service import AnswerService
 from extproc.edge.services import AccessLogService, AttemptService, RequestService, Sidecar
 from extproc.edge.sidecar_process import _tend
 
@@ -154,8 +155,9 @@ class Process:
         self.sidecar = sidecar
         self.requests = Transport(schedule, loop, draw, RequestService(sidecar))
         self.attempts = Transport(schedule, loop, draw, AttemptService(sidecar))
+        self.answers = Transport(schedule, loop, draw, AnswerService(sidecar))
         self.logs = Transport(schedule, loop, draw, AccessLogService(sidecar))
-        for transport in (self.requests, self.attempts, self.logs):
+        for transport in (self.requests, self.attempts, self.answers, self.logs):
             transport.serial = serial
         self._upkeep = _tend(sidecar)
         loop.create_task(self._upkeep)
@@ -173,5 +175,5 @@ class Process:
     def died(self) -> None:
         """Its sockets close."""
         self._upkeep.close()
-        for transport in (self.requests, self.attempts, self.logs):
+        for transport in (self.requests, self.attempts, self.answers, self.logs):
             transport.connection_lost()

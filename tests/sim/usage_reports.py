@@ -36,6 +36,19 @@ def final(
     }
 
 
+def document(dialect: Dialect, input_tokens: int, output_tokens: int) -> bytes:
+    """A whole answer, as it is before it is translated."""
+    input_name, output_name = NAMES[dialect]
+    usage = {input_name: input_tokens, output_name: output_tokens}
+    if dialect is Dialect.OPENAI:
+        message = {"role": "assistant", "content": "Yes."}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return json.dumps({"id": "c", "model": "m", "choices": [choice], "usage": usage}).encode()
+    content = [{"type": "text", "text": "Yes."}]
+    answer = {"type": "message", "id": "m", "role": "assistant", "model": "m", "content": content}
+    return json.dumps({**answer, "stop_reason": "end_turn", "usage": usage}).encode()
+
+
 def interim(dialect: Dialect) -> dict[str, str]:
     """What a cut stream had said: small counts that are nobody's last word."""
     input_name, output_name = NAMES[dialect]

@@ -87,3 +87,11 @@ def test_an_effort_that_is_not_named_is_not_added_to_a_model_that_may_not_know_i
     assert less_effort(asked(MESSAGES, thinking={"type": "adaptive"})) == NO_EDITS
     # Whoever sends the object has a model that reasons, at medium effort unless told otherwise.
     assert less_effort(asked(RESPONSES, reasoning={})) == {"reasoning": b'{"effort":"low"}'}
+
+
+def test_a_word_is_known_however_it_is_escaped() -> None:
+    raw = b'{"model":"m","max_tokens":9000,"messages":[],"thinking":{"type":"en\\u0061bled","budget_tokens":4000}}'
+    request = parse_inference_request(Operation.MESSAGES, raw)
+    assert thinking_budget_tokens(request) == 4_000
+    raw = b'{"model":"m","messages":[],"reasoning_effort":"n\\u006fne"}'
+    assert less_effort(parse_inference_request(Operation.CHAT_COMPLETIONS, raw)) == {}
