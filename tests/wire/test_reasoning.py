@@ -90,8 +90,8 @@ def test_an_effort_that_is_not_named_is_not_added_to_a_model_that_may_not_know_i
 
 
 def test_a_word_is_known_however_it_is_escaped() -> None:
-    raw = b'{"model":"m","max_tokens":9000,"messages":[],"thinking":{"type":"en\\u0061bled","budget_tokens":4000}}'
-    request = parse_inference_request(Operation.MESSAGES, raw)
-    assert thinking_budget_tokens(request) == 4_000
-    raw = b'{"model":"m","messages":[],"reasoning_effort":"n\\u006fne"}'
-    assert less_effort(parse_inference_request(Operation.CHAT_COMPLETIONS, raw)) == {}
+    thinking = rb'"thinking":{"type":"en\u0061bled","budget_tokens":4000}'
+    raw = b'{"model":"m","max_tokens":9000,"messages":[],%b}' % thinking
+    assert thinking_budget_tokens(parse_inference_request(MESSAGES, raw)) == 4_000
+    raw = rb'{"model":"m","messages":[],"reasoning_effort":"n\u006fne"}'
+    assert less_effort(parse_inference_request(CHAT, raw)) == NO_EDITS
