@@ -3,7 +3,9 @@
 Two runs an hour apart differ by more than most changes do. Here both trees run at the same time,
 each with its own upstream, Envoy and sidecar, and short saturating slices alternate between them:
 what slows the machine down hits both halves of a pair. A ratio is taken within a pair; the figure
-is the median of the ratios.
+is the median of the ratios. After every few pairs both are started anew, in the other order: where
+the kernel puts a process's pages is worth some percent for as long as it lives, and of two like
+trees the one that was started second is faster more often than not.
 
     python -m loadtest.pairs --against REF_OR_FOLDER [--tree FOLDER] [--compile] [--pairs N]
 """
@@ -27,6 +29,7 @@ from loadtest.report import NOISE_LIMIT_CORES
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 8
+PAIRS_PER_START = 2
 SLICE_S = 1.5
 VARIANTS = ("allow", "governed")
 """``allow`` shows what changed in Envoy's part, ``governed`` all (see ``loadtest/stack.py``)."""
@@ -112,6 +115,26 @@ def alternate(
     return found
 
 
+def _started(
+    folders: dict[str, Path],
+    logs: Path,
+    python: str,
+    variants: Sequence[str],
+    pairs: int,
+    seconds: float,
+    *,
+    other_first: bool,
+) -> dict[str, list[Pair]]:
+    """Some pairs on trees that are started for them. Raises ``StartError``."""
+    processes = Processes(logs)
+    try:
+        order = ("other", "this") if other_first else ("this", "other")
+        trees = {name: Tree(name, folders[name], processes, python, variants) for name in order}
+        return alternate((trees["this"], trees["other"]), variants, pairs, seconds)
+    finally:
+        processes.stop_all()
+
+
 def table(pairs: dict[str, list[Pair]]) -> str:
     """A Markdown table: one line per variant."""
     lines = [
@@ -195,21 +218,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.variants.split(",")
     with tempfile.TemporaryDirectory(prefix="lt-pairs-", ignore_cleanup_errors=True) as folder:
         root = Path(folder)
-        processes = Processes(root / "logs")
+        pairs: dict[str, list[Pair]] = {name: [] for name in names}
         try:
             this, other = options.tree.resolve(), checked_out(options.against, root / "other")
             if options.compile:
                 this, other = compiled(this, root / "this-so"), compiled(other, root / "other-so")
-            trees = (
-                Tree("this", this, processes, options.python, names),
-                Tree("other", other, processes, options.python, names),
-            )
-            pairs = alternate(trees, names, options.pairs, options.seconds)
+            for start in range(-(-options.pairs // PAIRS_PER_START)):
+                count = min(PAIRS_PER_START, options.pairs - start * PAIRS_PER_START)
+                folders = {"this": this, "other": other}
+                found = _started(
+                    folders,
+                    root / f"logs{start}",
+                    options.python,
+                    names,
+                    count,
+                    options.seconds,
+                    other_first=start % 2 == 1,
+                )
+                for name in names:
+                    pairs[name] += found[name]
         except StartError as error:
             print(error, file=sys.stderr)
             return 2
-        finally:
-            processes.stop_all()
     print(f"this: {options.tree}   other: {options.against}\n")
     print(table(pairs))
     return 0 if all(item.valid for rows in pairs.values() for pair in rows for item in pair) else 1

@@ -48,62 +48,117 @@ LEASE_MS = 900_000
 route's idle timeout, so a stream that is alive always renews it (by heartbeat) in time."""
 
 
-@dataclass(slots=True)
 class Attempt:
     """One try at one target, reserved under ``request_id/number``."""
 
-    reservation_id: str
-    target: Target
-    amounts: Amounts
-    ended: bool = False
-    counted: Sequence[Counted] = ()
-    """What the attempt counts for in velocity breakers."""
-    translated: bool = False
-    """Its answer is read where it is translated, and not by Envoy."""
-    translation: AnswerTranslation | None = None
-    """What makes its answer the caller's, on the answer's way out."""
-    answered: bool = False
-    """The provider began an answer there, which it may bill whatever the client got."""
-    reported: Reported | None = None
-    """What the provider said it used, where it was read there, and as its last word."""
-    staged: bool = False
-    """It was made ready on its way out, which happens once."""
-    first_token_us: int = 0
-    """From its sending, where the first token was waited for; else unknown."""
-    given_up: bool = False
-    """It had not begun to answer in time: the provider may bill what nobody waited for."""
+    # Not a dataclass, as what follows: those are made by interpreted code, 4,000 instructions each.
+    __slots__ = (
+        "amounts",
+        "answered",
+        "counted",
+        "ended",
+        "first_token_us",
+        "given_up",
+        "reported",
+        "reservation_id",
+        "staged",
+        "target",
+        "translated",
+        "translation",
+    )
+
+    def __init__(
+        self,
+        reservation_id: str,
+        target: Target,
+        amounts: Amounts,
+        counted: Sequence[Counted] = (),
+    ) -> None:
+        self.reservation_id = reservation_id
+        self.target = target
+        self.amounts = amounts
+        self.ended = False
+        self.counted = counted
+        """What the attempt counts for in velocity breakers."""
+        self.translated = False
+        """Its answer is read where it is translated, and not by Envoy."""
+        self.translation: AnswerTranslation | None = None
+        """What makes its answer the caller's, on the answer's way out."""
+        self.answered = False
+        """The provider began an answer there, which it may bill whatever the client got."""
+        self.reported: Reported | None = None
+        """What the provider said it used, where it was read there, and as its last word."""
+        self.staged = False
+        """It was made ready on its way out, which happens once."""
+        self.first_token_us = 0
+        """From its sending, where the first token was waited for; else unknown."""
+        self.given_up = False
+        """It had not begun to answer in time: the provider may bill what nobody waited for."""
 
 
-@dataclass(slots=True, eq=False)
 class InFlight:
     """A request between its admission and its settlement."""
 
-    request_id: str
-    generation: Generation
-    operation: Operation
-    body_bytes: int
-    written_bytes: int
-    """As the request knew it: ``InferenceRequest.written_bytes``."""
-    chain: Chain
-    plan: Plan
-    overrides: dict[str, Hold] | None
-    """What a fallback moved, by limit key: later attempts are booked there too."""
-    attempts: dict[int, Attempt]
-    """By Envoy's count, from 1."""
-    caller: Caller
-    injected_maximum: bool
-    """The body names an output maximum that the caller did not: its field follows the target."""
-    sent_headers: dict[str, str | None] | None = None
-    """What attempts so far set or removed, as it was before: None where there was none. Envoy keeps
-    such changes from one attempt to the next."""
-    changed: bool = False
-    """The body left the gateway as the first target takes it."""
-    kept_body: bytes | None = None
-    """Where it did, and another target may follow: the body as its attempt begins with it."""
-    said_dropped: bool = False
-    """The answer's headers were told that something was left out for a target."""
-    over: bool = False
-    """The request's own log entry has arrived; attempts may still wait for theirs."""
+    __slots__ = (
+        "attempts",
+        "body_bytes",
+        "caller",
+        "chain",
+        "changed",
+        "generation",
+        "injected_maximum",
+        "kept_body",
+        "operation",
+        "over",
+        "overrides",
+        "plan",
+        "request_id",
+        "said_dropped",
+        "sent_headers",
+        "written_bytes",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        generation: Generation,
+        operation: Operation,
+        body_bytes: int,
+        written_bytes: int,
+        chain: Chain,
+        plan: Plan,
+        overrides: dict[str, Hold] | None,
+        attempts: dict[int, Attempt],
+        caller: Caller,
+        injected_maximum: bool,
+    ) -> None:
+        self.request_id = request_id
+        self.generation = generation
+        self.operation = operation
+        self.body_bytes = body_bytes
+        self.written_bytes = written_bytes
+        """As the request knew it: ``InferenceRequest.written_bytes``."""
+        self.chain = chain
+        self.plan = plan
+        self.overrides = overrides
+        """What a fallback moved, by limit key: later attempts are booked there too."""
+        self.attempts = attempts
+        """By Envoy's count, from 1."""
+        self.caller = caller
+        self.injected_maximum = injected_maximum
+        """The body names an output maximum that the caller did not: its field follows the
+        target."""
+        self.sent_headers: dict[str, str | None] | None = None
+        """What attempts so far set or removed, as it was before: None where there was none. Envoy
+        keeps such changes from one attempt to the next."""
+        self.changed = False
+        """The body left the gateway as the first target takes it."""
+        self.kept_body: bytes | None = None
+        """Where it did, and another target may follow: the body as its attempt begins with it."""
+        self.said_dropped = False
+        """The answer's headers were told that something was left out for a target."""
+        self.over = False
+        """The request's own log entry has arrived; attempts may still wait for theirs."""
 
 
 @dataclass(slots=True, eq=False)

@@ -442,35 +442,33 @@ class RequestMachine:
         inject_usage = needs_usage_injected(request)
         way = self._way
         edits, dropped = edits_at(request, target, None if way is None else way.edits)
-        body = rewrite(request, target.model, maximum, inject_usage, edits)
-        sent = first_outgoing(gate, entry, attempt, body, self._headers.headers, self._now_ms)
-        if isinstance(sent, Refusal):
-            return self._refuse(sent)
-        gate.in_flight[self.request_id] = entry
-        self._counted = None  # the attempt's own from here on
-        gate.breakers.sent(target.name, chain.breaker, self._now_ms)
         notes: Sequence[tuple[str, str]] = ()
-        if sent.dropped:
-            dropped = (*dropped, sent.dropped)
         if granted.degraded or dropped or way is not None or request is not self._asked:
             notes = notes_of(self._asked, request, way, granted.degraded, dropped)
             entry.said_dropped = bool(dropped)
-        self.state = State.DONE
-        return Forward(
-            entry.chain,
+        command = Forward(
+            chain,
             self.operation,
-            sent.body,
+            rewrite(request, target.model, maximum, inject_usage, edits),
             inject_usage,
             self._generation.number,
             self._plan.rules,
             granted.remaining,
-            (*self._remove, *sent.removed),
+            self._remove,
             self._now_ms,
             notes,
             request.stream,
-            sent.path,
-            sent.headers,
         )
+        if chain.first_leaves_changed:
+            changed = first_outgoing(gate, entry, attempt, command, self._headers.headers)
+            if isinstance(changed, Refusal):
+                return self._refuse(changed)
+            command = changed
+        gate.in_flight[self.request_id] = entry
+        self._counted = None  # the attempt's own from here on
+        gate.breakers.sent(target.name, chain.breaker, self._now_ms)
+        self.state = State.DONE
+        return command
 
     def _forward_free(self) -> Forward | Refuse:
         gate, request, chain = self._gate, self._request, self._chain
@@ -480,31 +478,31 @@ class RequestMachine:
             killed = gate.kills.stops_request(subject, target, request)
             if killed:
                 return self._refuse(refusals.killed(killed))
-        body = rewrite(request, target.model, None, False, edits_at(request, target)[0])
         attempt = Attempt(self.request_id + "/1", target, NOTHING)
         entry = free_operation.entry_of(
             self.request_id, self._generation, chain, self._caller, request
         )
-        sent = first_outgoing(gate, entry, attempt, body, self._headers.headers, self._now_ms)
-        if isinstance(sent, Refusal):
-            return self._refuse(sent)
-        if len(chain.targets) > 1 or target.first_token_timeout_ms:
-            gate.in_flight[self.request_id] = entry
-            gate.falls_silent(self.request_id, self._now_ms)
-        self.state = State.DONE
-        return Forward(
+        command = Forward(
             chain,
             self.operation,
-            sent.body,
+            rewrite(request, target.model, None, False, edits_at(request, target)[0]),
             False,
             self._generation.number,
             "",
             (),
-            (*self._remove, *sent.removed),
+            self._remove,
             self._now_ms,
-            path=sent.path,
-            set_headers=sent.headers,
         )
+        if chain.first_leaves_changed:
+            changed = first_outgoing(gate, entry, attempt, command, self._headers.headers)
+            if isinstance(changed, Refusal):
+                return self._refuse(changed)
+            command = changed
+        if len(chain.targets) > 1 or target.first_token_timeout_ms:
+            gate.in_flight[self.request_id] = entry
+            gate.falls_silent(self.request_id, self._now_ms)
+        self.state = State.DONE
+        return command
 
     def _estimate(self, target: Target) -> Amounts:
         return self._estimate_of(self._request, target)

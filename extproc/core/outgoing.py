@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from extproc.core.commands import Forward
 from extproc.core.gate import Attempt, Gate, InFlight
 from extproc.core.translated import Translation, provider_headers, refusal_of
 from extproc.dialects.codec import Context
@@ -36,21 +37,15 @@ def first_outgoing(
     gate: Gate,
     entry: InFlight,
     attempt: Attempt,
-    body: bytes,
+    forward: Forward,
     headers: Iterable[tuple[str, bytes]],
-    now_ms: int,
-) -> Outgoing | Refusal:
-    """The first attempt, of a request that is not in flight yet. Where its body changes, the next
-    one begins with what this one did, which is kept; without room for it there is no next one.
-
-    A target whose first token is waited for is left as it is: its attempts pass the sidecar once
-    more, and are changed there.
-    """
-    target = attempt.target
-    if target.first_token_timeout_ms or not target.is_asked_otherwise(entry.operation):
-        return Outgoing(body)
+) -> Forward | Refusal:
+    """A first attempt that leaves changed, of a request that is not in flight yet. Where its body
+    changes, the next one begins with what this one did, which is kept; without room for it there is
+    no next one."""
+    body = forward.body
     try:
-        sent = outgoing(entry, attempt, body, headers, now_ms)
+        sent = outgoing(entry, attempt, body, headers, forward.now_ms)
     except (UntranslatableError, WireError) as error:
         return refusal_of(error)
     attempt.staged = True
@@ -58,7 +53,18 @@ def first_outgoing(
         entry.changed = True
         if len(entry.chain.targets) > 1 and not gate.keep(entry, body):
             entry.chain = entry.chain.without(entry.chain.targets[1:])
-    return sent
+    notes = forward.notes
+    if sent.dropped:
+        entry.said_dropped = True
+        notes = (*notes, ("dropped", sent.dropped))
+    return forward._replace(
+        chain=entry.chain,
+        body=sent.body,
+        remove_headers=(*forward.remove_headers, *sent.removed),
+        notes=notes,
+        path=sent.path,
+        set_headers=sent.headers,
+    )
 
 
 def outgoing(

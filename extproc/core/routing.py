@@ -46,6 +46,7 @@ class Chain:
     __slots__ = (
         "breaker",
         "encoded",
+        "first_leaves_changed",
         "idle_timeout_ms",
         "learner",
         "operation",
@@ -72,6 +73,7 @@ class Chain:
         # silence.
         self.timeout_ms = max((target.timeout_ms for target in targets), default=0)
         self.idle_timeout_ms = max((target.idle_timeout_ms for target in targets), default=0)
+        self.first_leaves_changed = bool(targets) and targets[0].leaves_changed(operation)
         self.stream_timeout_ms = max((_stream_timeout_ms(target) for target in targets), default=0)
         """The same for streams, where some targets have less time to begin."""
         self.request_timeout_ms = request_timeout_ms

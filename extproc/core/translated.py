@@ -125,7 +125,7 @@ def edits_at(
     """What of the request's body a target must be sent otherwise than it came: ``edits`` and, where
     it speaks the caller's own API, what another vendor left in the conversation; and what is left
     out with that, for people."""
-    if request.operation in target.translated or MARK not in request.body.body:
+    if request.operation in target.translated or request.body.body.find(MARK) < 0:
         return edits, ()
     change = change_of(request)
     return {**(edits or {}), **change.edits}, change.dropped

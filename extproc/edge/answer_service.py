@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
 
 from extproc.core.commands import Refuse
 from extproc.core.refusals import UNREADABLE_ANSWER
@@ -33,23 +32,40 @@ _PLAIN = ("", "identity")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
 class _Answer:
     """One on its way."""
 
-    request_id: str
-    dialect: Dialect | None
-    """The caller's; None: a list of tools, which is cut."""
-    generation: int
-    translation: AnswerTranslation
-    begun: bool = False
-    """The caller has some of it, if only its headers."""
-    held: list[bytes] = field(default_factory=list)
-    """What Envoy is told, as soon as it is known that the answer can be read."""
-    held_bytes: int = 0
-    """Of its body."""
-    alarm: asyncio.TimerHandle | None = None
-    """When it goes on unread."""
+    __slots__ = (
+        "alarm",
+        "begun",
+        "dialect",
+        "generation",
+        "held",
+        "held_bytes",
+        "request_id",
+        "translation",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        dialect: Dialect | None,
+        generation: int,
+        translation: AnswerTranslation,
+    ) -> None:
+        """``dialect``: the caller's; None: a list of tools, which is cut."""
+        self.request_id = request_id
+        self.dialect = dialect
+        self.generation = generation
+        self.translation = translation
+        self.begun = False
+        """The caller has some of it, if only its headers."""
+        self.held: list[bytes] = []
+        """What Envoy is told, as soon as it is known that the answer can be read."""
+        self.held_bytes = 0
+        """Of its body."""
+        self.alarm: asyncio.TimerHandle | None = None
+        """When it goes on unread."""
 
     def stop_alarm(self) -> None:
         """It went on, or nobody waits for it."""

@@ -296,7 +296,7 @@ def decode_answer_headers(message: pb.HttpHeaders) -> tuple[int, str, str, str]:
     encoded."""
     names = (":status", "content-type", "x-amzn-errortype", "content-encoding")
     read = dict.fromkeys(names, "")
-    for header in message.headers.headers:
+    for header in message.headers.headers[:]:
         if header.key in read:
             read[header.key] = header.raw_value.decode("ascii", "replace")
     status, content_type, error_name, encoding = read.values()

@@ -75,15 +75,16 @@ def decode_attempt_failed(entry: pb.HttpAccessLogEntry, now_ms: int) -> AttemptF
 
 
 def _ending(entry: pb.HttpAccessLogEntry, now_ms: int) -> Ending:
-    status = entry.response.response_code.value
+    response = entry.response
+    status, details = response.response_code.value, response.response_code_details
     rest_ms = 0
-    if status in _RESTING_STATUSES and entry.response.response_code_details != REFUSED_DETAILS:
-        wait = entry.response.response_headers.get(RETRY_AFTER, b"")
+    if status in _RESTING_STATUSES and details != REFUSED_DETAILS:
+        wait = response.response_headers.get(RETRY_AFTER, b"")
         rest_ms = retry_after_ms(wait.decode("ascii", "replace"), now_ms)
-    ours = entry.response.response_code_details.startswith(_OUR_FAILURES)
+    ours = details.startswith(_OUR_FAILURES)
     common = entry.common_properties
     if not common.HasField("response_flags"):
-        return Ending(status, rest_ms=rest_ms, ours=ours)
+        return Ending(status, rest_ms=rest_ms, ours=ours) if rest_ms or ours else Ending(status)
     flags = common.response_flags
     return Ending(
         status,

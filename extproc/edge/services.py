@@ -233,9 +233,6 @@ class _DecidingService(_Service):
     def _answer(self, stream: Stream, command: Verdict) -> None:
         metrics = self._sidecar.metrics
         answer, end = codec.encode(command)
-        if isinstance(command, SendAttempt) and command.reads_answer:
-            end = False
-            stream.state = AnswerStage(stream.state, self._sidecar.clock, metrics)
         if isinstance(command, Forward):
             metrics.admitted += 1
             if command.notes:
@@ -244,6 +241,9 @@ class _DecidingService(_Service):
                 metrics.clamped += "clamped" in keys
         elif isinstance(command, SendAttempt):
             metrics.clamped += any(key == "clamped" for key, _ in command.notes)
+            if command.reads_answer:
+                end = False
+                stream.state = AnswerStage(stream.state, self._sidecar.clock, metrics)
         elif isinstance(command, Refuse | RefuseCall):
             metrics.refused[command.refusal.code] += 1
             if isinstance(command, RefuseCall) and command.labels[0]:
@@ -269,7 +269,7 @@ class RequestService(_DecidingService):
         if machine is None:
             event = self._headers(data)
             # Searching the whole message costs less than looking for its path.
-            if _MCP in data and event is not None and is_mcp(event):
+            if data.find(_MCP) >= 0 and event is not None and is_mcp(event):
                 machine = stream.state = ToolCallMachine(self._sidecar.gate)
             else:
                 machine = stream.state = QueueingMachine(self._sidecar.gate)
@@ -332,7 +332,9 @@ class RequestService(_DecidingService):
         if not message.HasField("request_headers"):
             return None
         headers = message.request_headers
-        pairs = [(header.key, header.raw_value) for header in headers.headers.headers]
+        # Of a slice: to go through the container itself ends with an exception.
+        found = headers.headers.headers[:]
+        pairs = [(header.key, header.raw_value) for header in found]
         return RequestHeaders(pairs, headers.end_of_stream, self._sidecar.clock.now_ms())
 
     def _body(self, data: bytes) -> RequestBody | None:
@@ -390,7 +392,7 @@ class AccessLogService(_Service):
             stream.state = message.identifier.log_name
         attempts = stream.state == ATTEMPT_LOG
         now_ms = self._sidecar.clock.now_ms()
-        for entry in message.http_logs.log_entry:
+        for entry in message.http_logs.log_entry[:]:
             try:
                 self._entry(entry, attempts, now_ms)
             except LedgerUnavailableError:

@@ -157,9 +157,12 @@ class Target:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.provider.name}/{self.model}")
 
-    def is_asked_otherwise(self, operation: Operation) -> bool:
-        """Whether it is sent anything else than its caller wrote, with its model's name."""
-        return operation in self.translated or self.overrides is not None
+    def leaves_changed(self, operation: Operation) -> bool:
+        """Whether a first attempt is anything else than what its caller wrote, with the model's
+        name. Where a first token is waited for, attempts pass the sidecar once more, and are
+        changed there."""
+        otherwise = operation in self.translated or self.overrides is not None
+        return otherwise and not self.first_token_timeout_ms
 
 
 @dataclass(frozen=True, slots=True)

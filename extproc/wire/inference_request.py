@@ -337,7 +337,7 @@ def _refers(operation: Operation, split: JsonObject) -> bool:
     if len(prompt) > MAX_SEARCHED_BYTES or references.search(prompt):
         return True
     # Looking for the plain text first is many times faster, and most bodies have no such escape.
-    return b"\\u00" in split.body and _ESCAPED_LETTER.search(prompt) is not None
+    return split.body.find(b"\\u00") >= 0 and _ESCAPED_LETTER.search(prompt) is not None
 
 
 def _tools(split: JsonObject) -> tuple[bool, bool]:

@@ -142,11 +142,11 @@ def test_a_tree_against_itself_counts_and_leaves_nothing_running(
     capsys: pytest.CaptureFixture[str], processes: Processes
 ) -> None:
     """The real thing, with two Envoys and two sidecars of the product."""
-    arguments = ["--against", str(pairs.ROOT), "--pairs", "1", "--seconds", "0.2"]
+    arguments = ["--against", str(pairs.ROOT), "--pairs", "3", "--seconds", "0.2"]
     assert pairs.main([*arguments, "--variants", "governed"]) == 0
     said = capsys.readouterr().out
     assert "| governed |" in said
-    assert "1 of 1" in said
+    assert "3 of 3" in said  # of two starts
     assert psutil.Process().children(recursive=True) == []
 
 

@@ -55,7 +55,7 @@ def test_fields_are_the_json_that_was_written() -> None:
         "store": b"false",
     }
     assert found.added_bytes == found.overrides.params.added_bytes > 0
-    assert found.is_asked_otherwise(Operation.CHAT_COMPLETIONS)
+    assert found.leaves_changed(Operation.CHAT_COMPLETIONS)
 
 
 def test_headers_are_set_and_removed_by_name_in_any_case() -> None:
@@ -69,7 +69,7 @@ def test_headers_are_set_and_removed_by_name_in_any_case() -> None:
 def test_a_target_without_any_of_it_is_as_before() -> None:
     plain = target("timeout_ms: 9")
     assert (plain.overrides, plain.first_token_timeout_ms, plain.added_bytes) == (None, 0, 0)
-    assert not plain.is_asked_otherwise(Operation.CHAT_COMPLETIONS)
+    assert not plain.leaves_changed(Operation.CHAT_COMPLETIONS)
     other = target("override_params: {temperature: 0}")
     assert set(other.clusters.values()).isdisjoint(plain.clusters.values())
 
