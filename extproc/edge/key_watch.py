@@ -41,6 +41,7 @@ class KeyWatch:
         """By path: the file as Envoy has read it."""
         self._seen: dict[str, Stamp | None] = {}
         """By path: the file as it was at the last look."""
+        self._looked = False
 
     async def watch(self, sidecar: Sidecar) -> None:
         """Runs until cancelled."""
@@ -68,11 +69,14 @@ class KeyWatch:
             before = self._seen.get(path)
             self._seen[path] = stamp
             if path not in self._read:
-                self._read[path] = stamp  # Envoy was only just told of it
+                # Envoy was only just told of it; or by a sidecar before this one, after whose last
+                # look the file may have been written.
+                self._read[path] = stamp if self._looked else None
             elif stamp is not None and stamp == before and stamp != self._read[path]:
                 self._delivery.read_again(names[path])
                 self._read[path] = stamp
-                _log.info("the key file %s has changed", path)
+                _log.info("the key file %s is read again", path)
+        self._looked = True
         for path in self._read.keys() - names.keys():
             del self._read[path], self._seen[path]
 

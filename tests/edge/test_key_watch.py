@@ -71,7 +71,8 @@ def test_a_file_that_was_written_is_read_again_once_it_stands_still(
         return found
 
     key.write_text("one")
-    assert [looked(), looked()] == [[], []]
+    # An Envoy that is older than this sidecar may have read what was there before.
+    assert [looked(), looked(), looked()] == [[], [f"file:{key}"], []]
     key.write_text("tw")
     assert looked() == []
     key.write_text("two")
@@ -84,6 +85,21 @@ def test_a_file_that_was_written_is_read_again_once_it_stands_still(
     assert [looked(), looked()] == [[], []]
     key.write_text("three")
     assert [looked(), looked(), looked()] == [[], [f"file:{key}"], []]
+
+
+def test_a_file_that_came_with_a_later_policy_was_only_just_read(
+    policy: PolicySnapshot, tmp_path: Path
+) -> None:
+    watch, delivery = watch_of(tmp_path)
+    (tmp_path / "key").write_text("one")
+    (tmp_path / "other").write_text("one")
+    for _ in range(3):
+        asyncio.run(watch.look_at_files(policy))
+    text = "name: m\ntype: gateway-config\nmcp_servers:\n"
+    text += f'  docs: {{url: "http://h/mcp", credential: "file:{tmp_path}/other"}}\n'
+    for _ in range(3):
+        asyncio.run(watch.look_at_files(snapshot(more=text)))
+    assert delivery.again == [f"file:{tmp_path}/key"]
 
 
 def test_the_keys_of_mcp_servers_are_looked_at_too(tmp_path: Path) -> None:

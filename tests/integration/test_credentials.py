@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -227,6 +229,29 @@ def test_a_key_is_rotated_under_load_and_no_request_fails(
         asker.join()
     assert set(statuses) == {200}
     assert taken_s < 5
+
+
+def test_a_key_that_is_rotated_in_place_while_no_sidecar_runs_is_used(
+    start_gateway: StartGateway, demo: Demo, tmp_path: Path
+) -> None:
+    """Only a sidecar sees such a change, and its next life has not seen what was there before."""
+    key_file = tmp_path / "key"
+    in_place(key_file, "sk-old1")
+    policy = with_providers(
+        KEYED.format(url=demo.url, file=key_file), {"gpt": ("keyed", "gpt-4o-mini")}
+    )
+    gateway = start_gateway(policy)
+    assert gateway.post(chat(model="gpt")).status_code == 200
+    assert billed(demo, "keyed")[-1] == "old1"
+    gateway.child("sidecar").send_signal(signal.SIGKILL)
+    in_place(key_file, "sk-new2")
+
+    def asked_with() -> str:
+        with contextlib.suppress(httpx.HTTPError):
+            gateway.post(chat(model="gpt"))
+        return billed(demo, "keyed")[-1]
+
+    until(lambda: asked_with() == "new2")
 
 
 BEDROCK = "anthropic.claude-haiku-4-5"
