@@ -123,13 +123,7 @@ class AttemptMachine:
         provider = target.provider.name
         applicable = generation.applicable(caller.envelope, caller.credential, model, provider)
         self._counts_likely = applicable.counts_likely
-        # What the first target's policy removed may come back with this one.
-        headers = callers_headers(entry, event.headers)
-        pairs = [(name, value.encode("latin-1")) for name, value in headers.items()]
-        if applicable.bounds_money and (
-            request.unpriced_at(target.translated)
-            or outgrows_context(request, pairs, target, entry.chain)
-        ):
+        if applicable.bounds_money and self._is_unbounded(request):
             return self._refuse(refusals.unbounded(request))
         if applicable.watches_money and request.generates and request.max_output_tokens is None:
             # No limit on the first provider counted dollars, one on this provider does.
@@ -173,6 +167,16 @@ class AttemptMachine:
         if entry.written_bytes:
             request = request._replace(written_bytes=entry.written_bytes)
         return request
+
+    def _is_unbounded(self, request: InferenceRequest) -> bool:
+        """Whether no reservation could hold what the attempt may cost."""
+        target, entry = self._target, self._entry
+        if request.unpriced_at(target.translated):
+            return True
+        # What an earlier target's policy removed comes back with this one.
+        headers = callers_headers(entry, self._event.headers)
+        pairs = [(name, value.encode("latin-1")) for name, value in headers.items()]
+        return outgrows_context(request, pairs, target, entry.chain)
 
     def _reserve(self) -> Reserve:
         event = self._event
@@ -237,16 +241,15 @@ class AttemptMachine:
             waits = target.first_token_timeout_ms > 0 and _streams(operation, body)
             sent = outgoing(self._entry, attempt, body, self._event.headers, self._now_ms)
         except (UntranslatableError, WireError) as error:
-            # Not reached by what admission let through, as it asks the same of the same code.
+            # Admission asked the translators; overrides it asks of the first target only.
             return self._refuse(refusal_of(error))
         if sent.dropped:
             notes = (*notes, ("dropped", sent.dropped))
-        if not any(key == "dropped" for key, _ in notes):
-            if self._entry.said_dropped:
-                # What an earlier target lacked is no word about this one.
-                notes = (*notes, ("dropped", ""))
-        else:
+        if any(key == "dropped" for key, _ in notes):
             self._entry.said_dropped = True
+        elif self._entry.said_dropped:
+            # What an earlier target lacked is no word about this one.
+            notes = (*notes, ("dropped", ""))
         if target.first_token_timeout_ms:
             translation = sent.translation
             reading = translation.another_reader() if waits and translation is not None else None

@@ -478,7 +478,6 @@ class RequestMachine:
             killed = gate.kills.stops_request(subject, target, request)
             if killed:
                 return self._refuse(refusals.killed(killed))
-        attempt = Attempt(self.request_id + "/1", target, NOTHING)
         entry = free_operation.entry_of(
             self.request_id, self._generation, chain, self._caller, request
         )
@@ -494,6 +493,7 @@ class RequestMachine:
             self._now_ms,
         )
         if chain.first_leaves_changed:
+            attempt = Attempt(self.request_id + "/1", target, NOTHING)
             changed = first_outgoing(gate, entry, attempt, command, self._headers.headers)
             if isinstance(changed, Refusal):
                 return self._refuse(changed)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from gateway import chat
+from policies import FOREIGN, HOLDER
 from world import NOW, World
 
 from extproc.core import gate as gate_module
@@ -15,24 +16,15 @@ from extproc.core.commands import Forward, Refuse, SendAttempt
 from extproc.core.events import Ending, RequestGoesOn
 from extproc.core.gate import LEASE_MS
 
-POLICY = """
-name: more
-type: gateway-config
-providers: {foreign: {dialect: anthropic, base_url: "https://f.invalid/base"}}
-prices:
-  - {provider: foreign, model: claude-haiku-4-5, input_usd_per_mtok: 1, output_usd_per_mtok: 5}
----
+POLICY = (
+    FOREIGN
+    + """---
 name: claude
 type: gateway-load-balancing-config
 rules:
   - {id: c, target: {provider: foreign, model: claude-haiku-4-5}}
 fallbacks:
   - {provider: openai, model: gpt-4o-mini}
----
-name: claude-alone
-type: gateway-load-balancing-config
-rules:
-  - {id: ca, target: {provider: foreign, model: claude-haiku-4-5}}
 ---
 name: waits
 type: gateway-load-balancing-config
@@ -57,14 +49,9 @@ rules:
     headers_override: {set: {x-team: search}}
 fallbacks:
   - {provider: openai, model: gpt-4o-mini}
----
-name: holder
-type: gateway-load-balancing-config
-rules:
-  - id: g
-    target: {provider: openai, model: gpt-4o}
-    override_params: {generationConfig: {topK: 1}}
-"""
+---"""
+    + HOLDER
+)
 
 
 @pytest.fixture

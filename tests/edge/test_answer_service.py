@@ -10,7 +10,7 @@ import pytest
 from event_loop import in_a_loop
 from fake_stream import FakeStream
 from gateway import chat
-from policies import snapshot
+from policies import FOREIGN, snapshot
 from world import World
 
 from extproc.core.tool_list import ToolFilter
@@ -20,18 +20,6 @@ from extproc.edge.clock import Clock
 from extproc.edge.services import Sidecar
 from extproc.pb import extproc_pb2 as pb
 
-FOREIGN = """
-name: more
-type: gateway-config
-providers: {foreign: {dialect: anthropic, base_url: "https://f.invalid"}}
-prices:
-  - {provider: foreign, model: claude-haiku-4-5, input_usd_per_mtok: 1, output_usd_per_mtok: 5}
----
-name: claude
-type: gateway-load-balancing-config
-rules:
-  - {id: c, target: {provider: foreign, model: claude-haiku-4-5}}
-"""
 TOOLS = """
 name: tools
 type: gateway-config
@@ -49,7 +37,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.world = World(FOREIGN)
-        self.world.ask(chat(model="claude"))
+        self.world.ask(chat(model="claude-alone"))
         sidecar = Sidecar(self.world.gate, self.world.ledger, Clock(), Random(1))
         self.metrics = sidecar.metrics
         self.service = AnswerService(sidecar)

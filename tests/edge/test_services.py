@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fake_stream import FakeStream
 from gateway import KEY, chat
+from policies import HOLDER
 from world import compiled
 
 from extproc.core.gate import LEASE_MS, Gate
@@ -130,18 +131,14 @@ class Rig:
         return str(document["error"]["code"])
 
 
-HOLDER = """
-name: holder
-type: gateway-load-balancing-config
-rules:
-  - id: g
-    target: {provider: openai, model: gpt-4o}
-    override_params: {generationConfig: {topK: 1}}
----
+LIMITED_HOLDER = (
+    HOLDER
+    + """---
 name: b
 type: gateway-budget-config
 budgets: [{id: all, ceiling_usd: 1, window: daily}]
 """
+)
 
 
 @pytest.mark.parametrize("fault", ["refused", "broken"])
@@ -149,7 +146,7 @@ def test_what_is_granted_and_does_not_leave_is_given_back(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = MemoryLedger()
-    gate = Gate(Generation(compiled(HOLDER)))
+    gate = Gate(Generation(compiled(LIMITED_HOLDER)))
     service, stream = RequestService(Sidecar(gate, ledger, Clock(), Random(1))), FakeStream()
     if fault == "broken":
 

@@ -9,6 +9,28 @@ from extproc.policy.snapshot import Finding, PolicySnapshot
 from extproc.values.limit import Limit
 
 DEMO = "http://127.0.0.1:9"
+FOREIGN = """
+name: more
+type: gateway-config
+providers: {foreign: {dialect: anthropic, base_url: "https://f.invalid/base"}}
+prices:
+  - {provider: foreign, model: claude-haiku-4-5, input_usd_per_mtok: 1, output_usd_per_mtok: 5}
+---
+name: claude-alone
+type: gateway-load-balancing-config
+rules:
+  - {id: ca, target: {provider: foreign, model: claude-haiku-4-5}}
+"""
+"""A model that an OpenAI caller reaches translated."""
+HOLDER = """
+name: holder
+type: gateway-load-balancing-config
+rules:
+  - id: g
+    target: {provider: openai, model: gpt-4o}
+    override_params: {generationConfig: {topK: 1}}
+"""
+"""A model whose override finds nothing to set in a ``generationConfig`` that is no object."""
 
 
 def compiled(**files: str) -> PolicySnapshot | list[Finding]:
