@@ -277,6 +277,8 @@ def ask_on_many_connections(url: str) -> None:
 def test_F44_a_sidecar_without_files_goes_on_and_recovers(start_gateway) -> None:
     gateway = start_gateway(base_policy(limits=POLICY))
     assert gateway.post().status_code == 200
+    # Envoy's log has its connection by then, which is a file too: without one its entries are lost.
+    assert gateway.settled("all/usd") == gateway.billed_micro_usd() > 0
     generation = gateway.generation()
     sidecar = gateway.child("sidecar")
     before = sidecar.rlimit(psutil.RLIMIT_NOFILE)
